@@ -1,0 +1,1 @@
+"""The Llama family: shape (`config`), forward pass (`llama`), Hugging Face directories in and out (`huggingface`), generation."""

@@ -1,0 +1,1 @@
+"""Ranks and what they share: grid, communication, parameters, layers, schedules, optimizer, training state."""

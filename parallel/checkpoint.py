@@ -1,0 +1,149 @@
+"""Training state on disk: the optimizer's shards as rectangles of Hugging Face tensors, and checkpoints that exist whole or not at all.
+
+A checkpoint folder is a Hugging Face directory with a `training/` folder beside the weights. Every rank writes
+`training/optimizer-RANK.safetensors`; each tensor in it is one rectangle, keyed `state|Hugging Face name|offsets`, so a run of any
+other layout finds its own part.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from .comm import barrier
+from .grid import Grid
+from .optimizer import Optimizer
+from .parameter import rectangles
+
+
+def checkpoint_folders(run: Path) -> list[Path]:
+    """Whole checkpoints of a run folder, oldest first."""
+    return sorted(folder for folder in (run / "checkpoints").glob("step-*") if folder.is_dir())
+
+
+@contextmanager
+def publish(folder: Path, grid: Grid) -> Iterator[Path]:
+    """A temporary folder that becomes `folder` when the block ends: every file synced to disk, then renamed by rank 0.
+
+    All ranks enter together. If one fails the folder never appears; a leftover of an earlier failure is replaced.
+    """
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    if grid.world.rank == 0:
+        shutil.rmtree(temporary, ignore_errors=True)
+        (temporary / "training").mkdir(parents=True)
+    barrier(grid.world)
+    yield temporary
+    barrier(grid.world)
+    if grid.world.rank == 0:
+        for path in temporary.rglob("*"):
+            _sync(path)
+        _sync(temporary)
+        temporary.rename(folder)
+        _sync(folder.parent)
+    barrier(grid.world)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def save_optimizer(optimizer: Optimizer, folder: Path) -> None:
+    """This rank's shard, cut into rectangles, as `optimizer-RANK.safetensors` (accumulation dtype)."""
+    tensors = {}
+    for name, offsets, shape, local in _local_rectangles(optimizer):
+        for state, values in optimizer.state().items():
+            tensors[_key(state, name, offsets)] = values[local].view(shape)
+    save_file(tensors, folder / f"optimizer-{optimizer.grid.world.rank:05d}.safetensors")
+
+
+def load_optimizer(optimizer: Optimizer, folder: Path) -> None:
+    """Fill this rank's shard from the rectangles of whatever layout wrote them; ValueError names what is missing or damaged."""
+    stored = _stored_rectangles(folder)
+    handles = {}
+    try:
+        for name, offsets, shape, local in _local_rectangles(optimizer):
+            for state, values in optimizer.state().items():
+                target = values[local].view(shape)
+                covered = 0
+                for file, theirs, their_shape in stored.get((state, name), ()):
+                    overlap = _overlap(offsets, shape, theirs, their_shape)
+                    if overlap is None:
+                        continue
+                    mine_at, theirs_at = overlap
+                    if file not in handles:
+                        handles[file] = safe_open(file, framework="pt")
+                    part = handles[file].get_slice(_key(state, name, theirs))[theirs_at]
+                    target[mine_at].copy_(part)
+                    covered += part.numel()
+                if covered != target.numel():
+                    raise ValueError(f"{folder}: {state} of {name} is incomplete ({covered} of {target.numel()} values)")
+    except SafetensorError as error:
+        raise ValueError(f"{folder}: damaged optimizer file ({error}); resume from an earlier checkpoint") from None
+
+
+def _key(state: str, name: str, offsets: tuple[int, ...]) -> str:
+    return f"{state}|{name}|{','.join(map(str, offsets))}"
+
+
+def _local_rectangles(optimizer: Optimizer) -> Iterator[tuple[str, tuple[int, ...], tuple[int, ...], slice]]:
+    """(Hugging Face name, offsets, shape, where in the shard) of everything this rank's shard holds."""
+    for parameter in optimizer.buffer.parameters:
+        start, end = max(parameter.start, optimizer.start), min(parameter.end, optimizer.end)
+        if start >= end:
+            continue
+        for first, offsets, shape in rectangles(parameter.record, start - parameter.start, end - parameter.start):
+            at = parameter.start + first - optimizer.start
+            yield parameter.record.name, offsets, shape, slice(at, at + torch.Size(shape).numel())
+
+
+def _stored_rectangles(folder: Path) -> dict[tuple[str, str], list[tuple[Path, tuple[int, ...], tuple[int, ...]]]]:
+    files = sorted(folder.glob("optimizer-*.safetensors"))
+    if not files:
+        raise ValueError(f"{folder}: no optimizer-*.safetensors; this checkpoint cannot be resumed, only loaded with --model")
+    stored: dict = {}
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                for key in tensors.keys():  # noqa: SIM118 (safe_open is not a dict)
+                    state, name, offsets = key.split("|")
+                    place = tuple(int(value) for value in offsets.split(","))
+                    stored.setdefault((state, name), []).append((file, place, tuple(tensors.get_slice(key).get_shape())))
+        except (SafetensorError, ValueError) as error:
+            raise ValueError(f"{file}: damaged optimizer file ({error}); resume from an earlier checkpoint") from None
+    return stored
+
+
+def _overlap(mine: tuple, my_shape: tuple, theirs: tuple, their_shape: tuple) -> tuple[tuple, tuple] | None:
+    """Slices of the common part of two rectangles of one tensor, within mine and within theirs."""
+    at_mine, at_theirs = [], []
+    for a, n, b, m in zip(mine, my_shape, theirs, their_shape, strict=True):
+        low, high = max(a, b), min(a + n, b + m)
+        if low >= high:
+            return None
+        at_mine.append(slice(low - a, high - a))
+        at_theirs.append(slice(low - b, high - b))
+    return tuple(at_mine), tuple(at_theirs)
+
+
+def write_state(folder: Path, state: dict) -> None:
+    """`state.json`: step, data position, layout; plain JSON."""
+    (folder / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+
+
+def read_state(folder: Path) -> dict:
+    """`state.json` of a checkpoint's `training/` folder; ValueError names the file if it cannot be read."""
+    file = folder / "state.json"
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file}: cannot be read ({error}); resume from an earlier checkpoint") from None

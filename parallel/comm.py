@@ -1,0 +1,81 @@
+"""The one door to the network: only this file calls torch.distributed collectives.
+
+Every operation names its group, counts its bytes in `traffic`, and is the identity on a group of one.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+traffic: Counter[tuple[str, str]] = Counter()
+"""Bytes of the full (gathered or unreduced) tensor, by (operation, group name), since the process started."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Some ranks that communicate. `rank` is this process's place in `ranks`."""
+
+    name: str
+    ranks: tuple[int, ...] = (0,)
+    rank: int = 0
+    handle: Any = None
+    """torch.distributed process group; None for a group of one."""
+
+    @property
+    def size(self) -> int:
+        return len(self.ranks)
+
+
+def _count(operation: str, group: Group, tensor: Tensor) -> None:
+    traffic[operation, group.name] += tensor.numel() * tensor.element_size()
+
+
+def all_reduce(tensor: Tensor, group: Group, operation: str = "sum") -> Tensor:
+    """In-place sum or max (`operation`) over the group; returns `tensor`."""
+    if group.size > 1:
+        _count("all_reduce", group, tensor)
+        dist.all_reduce(tensor, {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX}[operation], group.handle)
+    return tensor
+
+
+def reduce_scatter(tensor: Tensor, group: Group) -> Tensor:
+    """Sum over the group of a flat tensor; this rank's `1/size` of it, in rank order. Length divisible by the size.
+
+    A group of one gets `tensor` itself, not a copy.
+    """
+    if group.size == 1:
+        return tensor
+    assert tensor.numel() % group.size == 0
+    _count("reduce_scatter", group, tensor)
+    piece = torch.empty(tensor.numel() // group.size, dtype=tensor.dtype, device=tensor.device)
+    dist.reduce_scatter_tensor(piece, tensor, group=group.handle)
+    return piece
+
+
+def all_gather(piece: Tensor, group: Group, out: Tensor) -> Tensor:
+    """Flat `piece` of every rank, in rank order, into `out` (`size` times as long). `piece` may be this rank's part of `out`."""
+    if group.size > 1:
+        _count("all_gather", group, out)
+        dist.all_gather_into_tensor(out, piece.contiguous(), group=group.handle)
+    elif out.data_ptr() != piece.data_ptr():
+        out.copy_(piece)
+    return out
+
+
+def gather_objects(value: Any, group: Group) -> list[Any]:
+    """A small JSON-like value of every rank, in rank order (start-up checks and error texts only)."""
+    if group.size == 1:
+        return [value]
+    values: list[Any] = [None] * group.size
+    dist.all_gather_object(values, value, group=group.handle)
+    return values
+
+
+def barrier(group: Group) -> None:
+    """Return when every rank of the group has called."""
+    if group.size > 1:
+        dist.barrier(group=group.handle)

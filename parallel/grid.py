@@ -1,0 +1,81 @@
+"""Which rank does what: all ranks as one tensor `[pp, dp, tp]`, every group a slice of it."""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from .comm import Group
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The groups this rank belongs to. tp is innermost: its ranks share a node's fast links."""
+
+    pp: Group
+    dp: Group
+    tp: Group
+    world: Group
+
+    @classmethod
+    def single(cls) -> "Grid":
+        """One process: every group has size 1."""
+        return cls(Group("pp"), Group("dp"), Group("tp"), Group("world"))
+
+    @classmethod
+    def create(cls, tp: int, pp: int) -> "Grid":
+        """Groups of all processes that have joined (`start_processes`); dp takes what tp and pp leave."""
+        world = dist.get_world_size() if dist.is_initialized() else 1
+        assert world % (tp * pp) == 0
+        if world == 1:
+            return cls.single()
+        rank = dist.get_rank()
+        ranks = torch.arange(world).view(pp, world // (tp * pp), tp)
+        groups = {}
+        for axis, name in enumerate(("pp", "dp", "tp")):
+            # Every rank must create every group, in the same order, its own or not.
+            for members in ranks.movedim(axis, -1).flatten(0, 1).tolist():
+                handle = dist.new_group(members) if len(members) > 1 else None
+                if rank in members:
+                    groups[name] = Group(name, tuple(members), members.index(rank), handle)
+        everyone = Group("world", tuple(range(world)), rank, dist.group.WORLD)
+        return cls(groups["pp"], groups["dp"], groups["tp"], everyone)
+
+
+def launched_processes() -> tuple[int, int, int]:
+    """(rank, local rank, number of processes) as torchrun sets them; (0, 0, 1) without it."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def check_process_count(processes: int, tp: int, pp: int, command: str) -> None:
+    """ValueError with the exact command when `processes` cannot form a grid of tp x pp."""
+    if tp < 1 or pp < 1:
+        raise ValueError(f"--tp {tp} --pp {pp}: both must be at least 1")
+    needed = tp * pp
+    if processes % needed:
+        raise ValueError(
+            f"--tp {tp} --pp {pp} needs {needed} processes or a multiple of it, not {processes}; "
+            f"run: torchrun --nproc-per-node {needed} {command}"
+        )
+
+
+def start_processes(device_type: str, timeout_seconds: float) -> torch.device:
+    """Join the other processes (NCCL for CUDA, gloo for CPU) and return this rank's device."""
+    rank, local_rank, processes = launched_processes()
+    device = torch.device(device_type, local_rank) if device_type == "cuda" else torch.device("cpu")
+    if device_type == "cuda":
+        torch.cuda.set_device(device)
+    if processes > 1:
+        dist.init_process_group(
+            "nccl" if device_type == "cuda" else "gloo", rank=rank, world_size=processes,
+            timeout=timedelta(seconds=timeout_seconds), device_id=device if device_type == "cuda" else None,
+        )
+    return device
+
+
+def stop_processes() -> None:
+    """Leave the group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,132 @@
+"""Parameters: local slices of Hugging Face tensors, side by side in one flat buffer.
+
+Loading, saving, gradient sums, the gradient norm, ZeRO and weight decay read only a parameter's `Record`.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+ALIGNMENT = 64
+"""Elements: the start of every GEMM operand in the flat buffer is a multiple of this (128 bytes in bf16)."""
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float64 for float64, else float32: the dtype of statistics, main gradients, master weights and moments."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one parameter is: a rectangle of a Hugging Face tensor, and how its gradient is summed."""
+
+    name: str
+    """Hugging Face name."""
+    global_shape: tuple[int, ...]
+    offsets: tuple[int, ...]
+    """First index of the local rectangle along each axis of the global tensor."""
+    shape: tuple[int, ...]
+    """Local rectangle."""
+    weight_decay: bool
+    """False for norm weights: decaying a gain towards zero has no meaning."""
+    sum_groups: tuple[str, ...] = ()
+    """Groups its gradient is summed over besides dp."""
+    replicas: int = 1
+    """Ranks (dp aside) that hold this same rectangle; the gradient norm counts it once."""
+
+
+@dataclass
+class Parameter:
+    """A view into the flat buffer. `data` has the model's dtype; `main_grad`, the accumulation dtype, is None for inference."""
+
+    record: Record
+    start: int
+    data: Tensor = field(repr=False, default=None)
+    main_grad: Tensor | None = field(repr=False, default=None)
+
+    @property
+    def end(self) -> int:
+        return self.start + math.prod(self.record.shape)
+
+
+@dataclass
+class Weight:
+    """What one GEMM reads: a parameter, or adjacent ones (q, k, v; gate, up) as one matrix `[rows, columns]`."""
+
+    parameters: tuple[Parameter, ...]
+    data: Tensor = field(repr=False, default=None)
+    main_grad: Tensor | None = field(repr=False, default=None)
+
+
+class ParameterBuffer:
+    """Every parameter of this rank in one flat tensor, and their main gradients in another of the same length.
+
+    Declare all weights with `add`, then `allocate` once.
+    """
+
+    def __init__(self) -> None:
+        self.weights: list[Weight] = []
+        self.length = 0
+        self.data: Tensor | None = None
+        self.main_grad: Tensor | None = None
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        return [parameter for weight in self.weights for parameter in weight.parameters]
+
+    def add(self, *records: Record) -> Weight:
+        """Declare one GEMM operand made of adjacent parameters (equal in all but the first axis)."""
+        assert self.data is None and len({record.shape[1:] for record in records}) == 1
+        position = math.ceil(self.length / ALIGNMENT) * ALIGNMENT
+        parameters = []
+        for record in records:
+            parameters.append(Parameter(record, position))
+            position = parameters[-1].end
+        self.length = position
+        self.weights.append(Weight(tuple(parameters)))
+        return self.weights[-1]
+
+    def allocate(self, dtype: torch.dtype, device: torch.device | str, *, gradients: bool, multiple: int = 1) -> None:
+        """Create the buffers (zeros), padded to a multiple of `multiple` elements, and point every view into them."""
+        self.length = math.ceil(self.length / multiple) * multiple
+        self.data = torch.zeros(self.length, dtype=dtype, device=device)
+        if gradients:
+            self.main_grad = torch.zeros(self.length, dtype=accumulation_dtype(dtype), device=device)
+        for weight in self.weights:
+            for parameter in weight.parameters:
+                self._point(parameter, parameter.start, parameter.end, parameter.record.shape)
+            first, last = weight.parameters[0], weight.parameters[-1]
+            rows = sum(parameter.record.shape[0] for parameter in weight.parameters)
+            self._point(weight, first.start, last.end, (rows, *first.record.shape[1:]))
+
+    def _point(self, view: Parameter | Weight, start: int, end: int, shape: Sequence[int]) -> None:
+        view.data = self.data[start:end].view(*shape)
+        if self.main_grad is not None:
+            view.main_grad = self.main_grad[start:end].view(*shape)
+
+
+def rectangles(record: Record, start: int, end: int) -> list[tuple[int, tuple[int, ...], tuple[int, ...]]]:
+    """Cut elements `[start, end)` of a flattened parameter into rectangles of its Hugging Face tensor.
+
+    Returns (first element, offsets in the global tensor, shape); at most three for a matrix: the rest of a row, whole rows,
+    the beginning of a row. Vectors give one.
+    """
+    if len(record.shape) == 1:
+        return [(start, (record.offsets[0] + start,), (end - start,))]
+    assert len(record.shape) == 2
+    columns = record.shape[1]
+    pieces = []
+    while start < end:
+        row, column = divmod(start, columns)
+        if column or end - start < columns:
+            width = min(columns - column, end - start)
+            height = 1
+        else:
+            width = columns
+            height = (end - start) // columns
+        pieces.append((start, (record.offsets[0] + row, record.offsets[1] + column), (height, width)))
+        start += height * width
+    return pieces

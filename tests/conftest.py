@@ -1,0 +1,29 @@
+"""What every test may use: the real-data folder, and Triton's interpreter where there is no GPU."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read by Triton at import: without a GPU its kernels run on the CPU
+
+
+def pytest_collection_modifyitems(items):
+    """Tests marked `gpu` are skipped, saying so, where there is none."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """The folder of real data files: `MATERIA_ASSETS`, else the default place beside the checkout."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "assets"
+    path = Path(os.environ.get("MATERIA_ASSETS", default))
+    if not path.is_dir():
+        pytest.skip(f"real data files not found at {path}; set MATERIA_ASSETS to their folder")
+    return path

@@ -1,0 +1,110 @@
+"""Settings of a training run: the one source of the command line, its help and the run's `config.json`."""
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides what a run computes. The defaults train a tiny model on the demo data on a laptop."""
+
+    model: str = "tiny"
+    """A preset name (random weights; the vocabulary is that of the data), or a Hugging Face folder or run folder to start from."""
+    data: tuple[str, ...] = ()
+    """Folders of token shards, or single sources in them, each FOLDER or FOLDER=SHARE of the training tokens; folders without a share divide the rest by size. None: the demo world's shards, made if absent."""
+    out: str = "runs/latest"
+    """Run folder; an interrupted run in it is continued."""
+    steps: int = 200
+    """Optimizer steps of the whole run; the learning rate's cosine ends here."""
+    stop_step: int = 0
+    """Stop after this step with a checkpoint, to be continued by the same command (0: run to the end). For time-limited queues."""
+    tp: int = 1
+    """Ranks that split each layer. This version has data parallelism only: 1."""
+    pp: int = 1
+    """Ranks that split the layers among them. This version has data parallelism only: 1."""
+    recompute: Literal["none", "full"] = "none"
+    """Activations to compute again in the backward pass instead of keeping them: none, or whole layers (a third more work)."""
+    global_batch_size: int = 16
+    """Sequences a step, over all ranks."""
+    micro_batch_size: int = 4
+    """Sequences one rank computes at once; smaller needs less memory, larger is faster."""
+    sequence_length: int = 512
+    """Tokens in a sequence, documents packed into it; at most the model's context."""
+    dtype: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
+    """Of weights and activations; gradients, master weights and moments are float32 or wider. auto: bfloat16 on CUDA, float32 on CPU."""
+    lr: float = 3e-4
+    """Peak learning rate. 3e-4 is Llama-2-7B's; use about 1e-3 for the tiny preset."""
+    min_lr_ratio: float = 0.1
+    """Learning rate at the last step, as a share of the peak."""
+    warmup_steps: int = 20
+    """Steps over which the learning rate rises from 0 to the peak."""
+    weight_decay: float = 0.1
+    """AdamW's; on matrices, not on norm gains."""
+    beta1: float = 0.9
+    """AdamW's decay of the gradient's running mean, per step."""
+    beta2: float = 0.95
+    """AdamW's decay of the squared gradient's running mean, per step; shorter than the 0.999 default, as for Llama."""
+    eps: float = 1e-5
+    """AdamW's, added to the root of the second moment. MEDITRON's value; Llama used 1e-5 too."""
+    clip: float = 1.0
+    """Largest global gradient norm; larger gradients are scaled down to it. 0: never."""
+    seed: int = 0
+    """Of the random weights and of the order of samples."""
+    validation_every: int = 100
+    """Steps between validation losses (also measured before the first and after the last step; 0: never)."""
+    validation_sequences: int = 32
+    """Validation sequences of each source, at most."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints (one is also written at the end; 0: only then)."""
+    timeout: float = 600.0
+    """Seconds a rank waits for the others in one operation before it gives up."""
+
+
+MAY_CHANGE = frozenset(
+    {"out", "stop_step", "micro_batch_size", "recompute", "validation_every", "validation_sequences", "checkpoint_every", "timeout"}
+)
+"""Settings that an interrupted run may be continued with another value of: they do not change what is learned."""
+
+
+def check(settings: Settings) -> None:
+    """ValueError naming the flag for values no run can have."""
+    positive = ("steps", "global_batch_size", "micro_batch_size", "sequence_length")
+    not_negative = ("stop_step", "warmup_steps", "validation_every", "validation_sequences", "checkpoint_every", "lr", "clip", "weight_decay")
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        flag = "--" + field.name.replace("_", "-")
+        if field.name in positive and value < 1:
+            raise ValueError(f"{flag} {value}: must be at least 1")
+        if field.name in not_negative and not value >= 0:
+            raise ValueError(f"{flag} {value}: must not be negative")
+    if settings.tp != 1 or settings.pp != 1:
+        raise ValueError(f"--tp {settings.tp} --pp {settings.pp}: this version trains data-parallel only; leave both at 1")
+
+
+def check_batch(settings: Settings, dp: int) -> int:
+    """Micro-batches of one rank in one step; ValueError when the sequences cannot be shared out evenly."""
+    round_size = dp * settings.micro_batch_size
+    if settings.global_batch_size % round_size:
+        raise ValueError(
+            f"--global-batch-size {settings.global_batch_size} is not a multiple of {round_size} "
+            f"({dp} data-parallel ranks x --micro-batch-size {settings.micro_batch_size})"
+        )
+    return settings.global_batch_size // round_size
+
+
+def parse_shares(data: tuple[str, ...]) -> list[tuple[str, float | None]]:
+    """`FOLDER` and `FOLDER=SHARE` as (folder, share or None); ValueError for a share that is no number in (0, 1]."""
+    parsed: list[tuple[str, float | None]] = []
+    for text in data:
+        folder, sign, share = text.rpartition("=")
+        if not sign:
+            parsed.append((text, None))
+            continue
+        try:
+            value = float(share)
+        except ValueError:
+            raise ValueError(f"--data {text}: {share!r} is not a share, write FOLDER=0.01 for 1 % of the tokens") from None
+        if not 0 < value <= 1:
+            raise ValueError(f"--data {text}: a share lies between 0 and 1")
+        parsed.append((folder, value))
+    return parsed
