@@ -1,7 +1,7 @@
 """Packaging: the dependencies of the project, and its kernels installable on their own as `materia.kernels`.
 
-The commands (`train.py`, `eval.py`, `python -m data`) run from the checkout. PyPI's name `kernels` belongs to Hugging Face, so
-outsiders get ours under `materia`.
+The commands (`train.py`, `eval.py`, `python -m data`) run from the checkout. PyPI's name `kernels` belongs to Hugging
+Face, so outsiders get ours under `materia`.
 """
 
 from setuptools import setup

@@ -6,7 +6,6 @@
 Every checkpoint in `OUT/checkpoints/` is a Hugging Face directory with a `training/` folder beside the weights.
 """
 
-import hashlib
 import signal
 import sys
 import time
@@ -27,18 +26,25 @@ from model.config import LlamaConfig, preset
 from model.huggingface import load_weights, resolve, save_model
 from model.llama import Llama, MicroBatch, micro_batch
 from parallel.checkpoint import (
-    checkpoint_folders, load_optimizer, publish, read_state, save_optimizer, write_state,
+    checkpoint_folders,
+    load_optimizer,
+    publish,
+    read_state,
+    save_optimizer,
+    write_state,
 )
 from parallel.comm import all_reduce, barrier, gather_objects
 from parallel.grid import Grid, check_process_count, launched_processes, start_processes, stop_processes
 from parallel.optimizer import AdamWSettings, Optimizer, StepResult, cosine_learning_rate
 from parallel.pipeline import execute, training_schedule, validation_schedule
 from training.log import RunLog, peak_flops
-from training.run import claim
+from training.run import begin_run, check_run_folder, data_fingerprint
 from training.settings import Settings, check, check_batch, parse_shares
 
 MAX_SKIPPED = 20
-"""Steps in a row with gradients that are not finite after which a run gives up: the weights will not recover by waiting."""
+"""Steps in a row with gradients that are not finite after which a run gives up: the weights will not recover by
+waiting.
+"""
 
 
 @dataclass
@@ -55,7 +61,9 @@ class Position:
 
 @dataclass
 class Pending:
-    """A finished step whose numbers the host has not read yet: it does so one step later, when the device has long computed them."""
+    """A finished step whose numbers the host has not read yet: it does so one step later, when the device has long
+    computed them.
+    """
 
     step: int
     first_sample: int
@@ -71,14 +79,16 @@ class Trainer:
     def __init__(self, settings: Settings, grid: Grid, device: torch.device) -> None:
         self.settings, self.grid, self.device = settings, grid, device
         self.micro_batches = check_batch(settings, grid.dp.size)
-        self.sampler = open_data(settings, grid)
+        folders = data_folders(settings, grid)
+        self.sampler = Sampler(folders, settings.sequence_length, settings.seed)
         self.tokenizer = load_tokenizer(self.sampler.tokenizer_path)
         self.dtype = choose_dtype(settings.dtype, device)
         config, weights = choose_model(settings, self.sampler)
         self.model = Llama(
             config, dtype=self.dtype, device=device, grid=grid, gradients=True, recompute=settings.recompute
         )
-        self.run = on_first_rank(lambda: claim(settings, fingerprint(self.sampler)), grid)
+        data_sha256 = data_fingerprint(folders)
+        self.run = on_first_rank(lambda: check_run_folder(settings, data_sha256), grid)
         self.position = Position()
         checkpoints = checkpoint_folders(self.run)
         if checkpoints:
@@ -88,7 +98,8 @@ class Trainer:
         else:
             self.model.initialise(settings.seed)
         self.optimizer = Optimizer(
-            self.model.buffer, grid,
+            self.model.buffer,
+            grid,
             AdamWSettings(settings.beta1, settings.beta2, settings.eps, settings.weight_decay, settings.clip),
         )
         if checkpoints:
@@ -96,6 +107,7 @@ class Trainer:
         self.peak, peak_source = peak_flops(device, self.dtype)
         self.log = None
         if grid.world.rank == 0:
+            begin_run(self.run, settings, data_sha256)
             print(self.description(config, peak_source), flush=True)
             self.log = RunLog(self.run, settings.steps, self.position.step)
         self.stop_requested = False
@@ -107,7 +119,8 @@ class Trainer:
         s = self.settings
         start = f"continuing at step {self.position.step}" if self.position.step else "from step 0"
         return (
-            f"{s.model}: {config.parameters:,} parameters, {str(self.dtype).removeprefix('torch.')} on {self.device.type}, "
+            f"{s.model}: {config.parameters:,} parameters, {str(self.dtype).removeprefix('torch.')} "
+            f"on {self.device.type}, "
             f"{self.grid.dp.size} x data parallel, {s.global_batch_size} x {s.sequence_length} tokens a step, "
             f"{s.steps} steps, {start}; sources {', '.join(self.sampler.names)}; run {self.run}; "
             f"MFU of {self.peak / 1e12:.2f} TFLOP/s a rank ({peak_source})"
@@ -138,10 +151,15 @@ class Trainer:
         totals = torch.stack([loss, tokens.double(), torch.tensor(float(self.stop_requested), device=self.device)])
         all_reduce(totals, self.grid.dp)
         learning_rate = cosine_learning_rate(
-            step, peak=self.settings.lr, minimum=self.settings.lr * self.settings.min_lr_ratio,
-            warmup_steps=self.settings.warmup_steps, total_steps=self.settings.steps,
+            step,
+            peak=self.settings.lr,
+            minimum=self.settings.lr * self.settings.min_lr_ratio,
+            warmup_steps=self.settings.warmup_steps,
+            total_steps=self.settings.steps,
         )
-        pending = Pending(step, self.position.next_sample, learning_rate, totals, self.optimizer.step(learning_rate, totals[1:2]))
+        pending = Pending(
+            step, self.position.next_sample, learning_rate, totals, self.optimizer.step(learning_rate, totals[1:2])
+        )
         self.position.step = step
         self.position.next_sample += self.settings.global_batch_size
         self.position.tokens += self.settings.global_batch_size * self.settings.sequence_length
@@ -157,11 +175,18 @@ class Trainer:
         self.clock = now
         flops = self.model.config.flops_per_token(self.settings.sequence_length)
         if self.log is not None:
-            self.log.step({
-                "step": pending.step, "tokens": pending.step * step_tokens, "loss": loss / max(tokens, 1), "lr": pending.learning_rate,
-                "grad_norm": float(pending.result.grad_norm), "tokens_per_second": rate,
-                "mfu": rate * flops / (self.peak * self.grid.world.size), "skipped": not kept,
-            })
+            self.log.step(
+                {
+                    "step": pending.step,
+                    "tokens": pending.step * step_tokens,
+                    "loss": loss / max(tokens, 1),
+                    "lr": pending.learning_rate,
+                    "grad_norm": float(pending.result.grad_norm),
+                    "tokens_per_second": rate,
+                    "mfu": rate * flops / (self.peak * self.grid.world.size),
+                    "skipped": not kept,
+                }
+            )
         self.skipped_in_a_row = 0 if kept else self.skipped_in_a_row + 1
         if not kept:
             after = pending.first_sample + self.settings.global_batch_size
@@ -169,7 +194,9 @@ class Trainer:
             if self.log is not None:
                 self.log.say(f"step {pending.step}: gradients are not finite, weights left as they were")
         if self.skipped_in_a_row == MAX_SKIPPED:
-            raise ValueError(f"{MAX_SKIPPED} steps in a row up to step {pending.step} gave gradients that are not finite; lower --lr")
+            raise ValueError(
+                f"{MAX_SKIPPED} steps in a row up to step {pending.step} gave gradients that are not finite; lower --lr"
+            )
         return stop > 0
 
     # --- validation ---
@@ -205,12 +232,19 @@ class Trainer:
             if self.grid.world.rank == 0:
                 save_model(self.model, temporary)
                 self.tokenizer.save(temporary)
-                write_state(temporary / "training", {
-                    "schema": 1, "step": self.position.step, "next_sample": self.position.next_sample,
-                    "tokens": self.position.tokens, "skipped": self.position.skipped, "seed": self.settings.seed,
-                    "optimizer_steps": int(self.optimizer.steps),
-                    "layout": {"tp": self.grid.tp.size, "pp": self.grid.pp.size, "dp": self.grid.dp.size},
-                })
+                write_state(
+                    temporary / "training",
+                    {
+                        "schema": 1,
+                        "step": self.position.step,
+                        "next_sample": self.position.next_sample,
+                        "tokens": self.position.tokens,
+                        "skipped": self.position.skipped,
+                        "seed": self.settings.seed,
+                        "optimizer_steps": int(self.optimizer.steps),
+                        "layout": {"tp": self.grid.tp.size, "pp": self.grid.pp.size, "dp": self.grid.dp.size},
+                    },
+                )
             save_optimizer(self.optimizer, temporary / "training")
         self.clock = time.perf_counter()
 
@@ -258,14 +292,17 @@ class Trainer:
             self.save()
         if self.log is not None:
             self.log.close()
-            print(f"step {self.position.step} of {s.steps}; checkpoint {checkpoint_folders(self.run)[-1]}; picture {self.log.picture}")
+            print(
+                f"step {self.position.step} of {s.steps}; checkpoint {checkpoint_folders(self.run)[-1]}; "
+                f"picture {self.log.picture}"
+            )
 
     def request_stop(self, *_: object) -> None:
         """Signal handler: finish the step at hand, save, leave."""
         self.stop_requested = True
 
 
-def on_first_rank(action, grid: Grid):  # noqa: ANN001, ANN201
+def on_first_rank(action, grid: Grid):
     """Run `action` on rank 0 while the others wait; its result, or its ValueError, is every rank's."""
     result = None
     if grid.world.rank == 0:
@@ -279,17 +316,11 @@ def on_first_rank(action, grid: Grid):  # noqa: ANN001, ANN201
     return value
 
 
-def open_data(settings: Settings, grid: Grid) -> Sampler:
-    """The sampler over `--data`, or over the demo shards, which rank 0 writes if they are not there."""
-    folders = parse_shares(settings.data)
-    if not folders:
-        folders = [(on_first_rank(lambda: ensure_demo_shards(Path("demo")), grid), None)]
-    return Sampler([(Path(folder), share) for folder, share in folders], settings.sequence_length, settings.seed)
-
-
-def fingerprint(sampler: Sampler) -> list[str]:
-    """sha256 of the manifest of each folder of shards."""
-    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in sampler.manifest_files]
+def data_folders(settings: Settings, grid: Grid) -> list[tuple[str, float | None]]:
+    """`--data` as (folder, share); the demo shards, which rank 0 writes if they are not there, without it."""
+    if settings.data:
+        return parse_shares(settings.data)
+    return [(on_first_rank(lambda: ensure_demo_shards(Path("demo")), grid), None)]
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -311,7 +342,10 @@ def choose_model(settings: Settings, sampler: Sampler) -> tuple[LlamaConfig, Pat
     else:
         config, folder = preset(settings.model, sampler.vocab_size), None
     if settings.sequence_length > config.max_position_embeddings:
-        raise ValueError(f"--sequence-length {settings.sequence_length} exceeds the model's context of {config.max_position_embeddings} tokens")
+        raise ValueError(
+            f"--sequence-length {settings.sequence_length} exceeds the model's context of "
+            f"{config.max_position_embeddings} tokens"
+        )
     return config, folder
 
 
@@ -325,16 +359,20 @@ def check_tokenizer(folder: Path, config: LlamaConfig, sampler: Sampler) -> None
     if any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json")):
         tokenizer = load_tokenizer(folder)
         if sampler.tokenizer_sha256 is not None and tokenizer.sha256 != sampler.tokenizer_sha256:
-            raise ValueError(f"the tokenizer of {folder} is not the one the shards were made with; tokenise the documents with it")
+            raise ValueError(
+                f"the tokenizer of {folder} is not the one the shards were made with; tokenise the documents with it"
+            )
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Parse, start the processes, train. What a user can cause ends in one line, also in torchrun's own summary."""
-    settings = parse(Settings, sys.argv[1:], program="train.py", description="Continued pretraining of a Llama-family model.")
+    settings = parse(
+        Settings, arguments, program="train.py", description="Continued pretraining of a Llama-family model."
+    )
     handler = get_error_handler()
     handler.initialize()
     try:
-        check_process_count(launched_processes()[2], settings.tp, settings.pp, "train.py " + " ".join(sys.argv[1:]))
+        check_process_count(launched_processes()[2], settings.tp, settings.pp, "train.py " + " ".join(arguments))
         check(settings)
         device = start_processes("cuda" if torch.cuda.is_available() else "cpu", settings.timeout)
         grid = Grid.create(settings.tp, settings.pp)
@@ -350,4 +388,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(lambda: main(sys.argv[1:]))

@@ -1,9 +1,7 @@
-"""The demo world's token shards, made on first use: demo -> curate -> tokenize, by the same functions as the commands."""
+"""The demo world's token shards, made on first use by what the commands demo, curate and tokenize run."""
 
 import json
 from pathlib import Path
-
-from data import curate, demo, tokenize
 
 
 def ensure_demo_shards(folder: Path) -> str:
@@ -11,11 +9,16 @@ def ensure_demo_shards(folder: Path) -> str:
     shards = folder / "shards"
     if (shards / "manifest.json").is_file():
         return str(shards)
+    # Imported here: training on shards that exist needs none of the curation's libraries.
+    from data import curate, demo, tokenize
+
     print(f"writing the demo world's shards to {shards}", flush=True)
     demo.run(demo.Settings(out=str(folder)))
     sources = json.loads((folder / "sources.json").read_text(encoding="utf-8"))
     curate.run(curate.Settings(source=tuple(sources), out=str(folder / "corpus")))
     tokenize.run(
-        tokenize.Settings(folder=str(folder / "corpus"), tokenizer=str(folder / "tokenizer" / "tokenizer.model"), out=str(shards))
+        tokenize.Settings(
+            folder=str(folder / "corpus"), tokenizer=str(folder / "tokenizer" / "tokenizer.model"), out=str(shards)
+        )
     )
     return str(shards)

@@ -14,6 +14,7 @@ import argparse
 import ast
 import dataclasses
 import inspect
+import itertools
 import sys
 import textwrap
 import types
@@ -22,7 +23,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 POSITIONAL = {"positional": True}
-"""Metadata of a field that is given by place instead of by flag: `out: str = field(default="x", metadata=POSITIONAL)`."""
+"""Metadata of a field that is given by place instead of by flag: `out: str = field(default="x", metadata=POSITIONAL)`.
+"""
 
 
 def field_docstrings(settings_class: type) -> dict[str, str]:
@@ -32,7 +34,7 @@ def field_docstrings(settings_class: type) -> dict[str, str]:
         if not dataclasses.is_dataclass(cls):
             continue
         body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body
-        for statement, following in zip(body, body[1:], strict=False):
+        for statement, following in itertools.pairwise(body):
             if not (isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)):
                 continue
             if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
@@ -71,14 +73,14 @@ def _add_argument(parser: argparse.ArgumentParser, field: dataclasses.Field, ann
 class _Extend(argparse.Action):
     """Values of a repeated flag are joined; the first one given replaces the default."""
 
-    def __call__(self, parser, namespace, values, option_string=None):  # noqa: ANN001, ANN204
+    def __call__(self, parser, namespace, values, option_string=None):
         given = getattr(namespace, "_given", set())
         earlier = getattr(namespace, self.dest) if self.dest in given else ()
         namespace._given = given | {self.dest}
         setattr(namespace, self.dest, tuple(earlier) + tuple(values))
 
 
-def parse(settings_class: type, argv: Sequence[str], *, program: str, description: str):  # noqa: ANN201
+def parse(settings_class: type, argv: Sequence[str], *, program: str, description: str):
     """Settings from command-line words. Errors and `--help` are argparse's: one line, exit code 2 (0 for help)."""
     parser = argparse.ArgumentParser(prog=program, description=description, allow_abbrev=False)
     texts = field_docstrings(settings_class)

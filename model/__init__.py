@@ -1,1 +1,3 @@
-"""The Llama family: shape (`config`), forward pass (`llama`), Hugging Face directories in and out (`huggingface`), generation."""
+"""The Llama family: shape (`config`), forward pass (`llama`), Hugging Face directories in and out (`huggingface`),
+generation.
+"""

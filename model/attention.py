@@ -12,13 +12,15 @@ from kernels.rope import rope_backward, rope_forward
 
 
 def split_qkv(qkv: Tensor, heads: int, kv_heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Views of the packed `[tokens, (heads + 2 * kv_heads) * head_dim]`: q `[tokens, heads, head_dim]`, k and v `[tokens, kv_heads, head_dim]`."""
+    """Views of the packed `[tokens, (heads + 2 * kv_heads) * head_dim]`: q `[tokens, heads, head_dim]`, k and v
+    `[tokens, kv_heads, head_dim]`.
+    """
     return qkv.view(qkv.shape[0], heads + 2 * kv_heads, -1).split([heads, kv_heads, kv_heads], dim=1)
 
 
 class _RopeAttention(Function):
     @staticmethod
-    def forward(ctx, qkv, cos, sin, documents, heads, kv_heads, window) -> Tensor:  # noqa: ANN001
+    def forward(ctx, qkv, cos, sin, documents, heads, kv_heads, window) -> Tensor:
         # In place: qkv is a GEMM's fresh output that no one else has saved.
         rope_forward(qkv, cos, sin, documents.positions, heads, kv_heads)
         q, k, v = split_qkv(qkv, heads, kv_heads)
@@ -29,7 +31,7 @@ class _RopeAttention(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dout: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN001
+    def backward(ctx, dout: Tensor) -> tuple[Tensor | None, ...]:
         qkv, out, lse, cos, sin = ctx.saved_tensors
         dqkv = torch.empty_like(qkv)
         q, k, v = split_qkv(qkv, ctx.heads, ctx.kv_heads)

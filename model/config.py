@@ -50,7 +50,9 @@ class LlamaConfig:
 
     def __post_init__(self) -> None:
         if self.num_heads % self.num_kv_heads:
-            raise ValueError(f"{self.num_heads} attention heads are not a multiple of {self.num_kv_heads} key/value heads")
+            raise ValueError(
+                f"{self.num_heads} attention heads are not a multiple of {self.num_kv_heads} key/value heads"
+            )
         if self.head_dim % 2:
             raise ValueError(f"head_dim {self.head_dim} is odd: rotary embedding turns pairs of channels")
 
@@ -98,22 +100,40 @@ class LlamaConfig:
         if self.rope.kind != "default":
             rope["factor"] = self.rope.factor
         if self.rope.kind == "llama3":
-            rope |= {"low_freq_factor": self.rope.low_freq_factor, "high_freq_factor": self.rope.high_freq_factor,
-                     "original_max_position_embeddings": self.rope.original_context}
+            rope |= {
+                "low_freq_factor": self.rope.low_freq_factor,
+                "high_freq_factor": self.rope.high_freq_factor,
+                "original_max_position_embeddings": self.rope.original_context,
+            }
         values = {
-            "architectures": [self.architecture], "model_type": ARCHITECTURES[self.architecture],
-            "vocab_size": self.vocab_size, "hidden_size": self.hidden_size, "intermediate_size": self.intermediate_size,
-            "num_hidden_layers": self.num_layers, "num_attention_heads": self.num_heads,
-            "num_key_value_heads": self.num_kv_heads, "head_dim": self.head_dim,
-            "max_position_embeddings": self.max_position_embeddings, "rms_norm_eps": self.rms_norm_eps,
-            "hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "attention_dropout": 0.0,
-            "initializer_range": 0.02, "tie_word_embeddings": self.tie_word_embeddings, "use_cache": True,
+            "architectures": [self.architecture],
+            "model_type": ARCHITECTURES[self.architecture],
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_hidden_layers": self.num_layers,
+            "num_attention_heads": self.num_heads,
+            "num_key_value_heads": self.num_kv_heads,
+            "head_dim": self.head_dim,
+            "max_position_embeddings": self.max_position_embeddings,
+            "rms_norm_eps": self.rms_norm_eps,
+            "hidden_act": "silu",
+            "attention_bias": False,
+            "mlp_bias": False,
+            "attention_dropout": 0.0,
+            "initializer_range": 0.02,
+            "tie_word_embeddings": self.tie_word_embeddings,
+            "use_cache": True,
             "bos_token_id": self.bos_token_id,
             "eos_token_id": list(self.eos_token_id) if isinstance(self.eos_token_id, tuple) else self.eos_token_id,
             # Both spellings: readers older than `rope_parameters` look at the two top-level keys.
-            "rope_parameters": rope, "rope_theta": self.rope.theta,
-            "rope_scaling": None if self.rope.kind == "default" else {k: v for k, v in rope.items() if k != "rope_theta"},
-            "dtype": dtype, "torch_dtype": dtype,
+            "rope_parameters": rope,
+            "rope_theta": self.rope.theta,
+            "rope_scaling": None
+            if self.rope.kind == "default"
+            else {k: v for k, v in rope.items() if k != "rope_theta"},
+            "dtype": dtype,
+            "torch_dtype": dtype,
         }
         if self.architecture == "MistralForCausalLM":
             values["sliding_window"] = self.sliding_window
@@ -166,17 +186,22 @@ def _rope_from_values(values: dict[str, Any]) -> Rope:
         return Rope(theta=theta, kind="linear", factor=float(settings["factor"]))
     if kind == "llama3":
         return Rope(
-            theta=theta, kind="llama3", factor=float(settings["factor"]),
-            low_freq_factor=float(settings["low_freq_factor"]), high_freq_factor=float(settings["high_freq_factor"]),
+            theta=theta,
+            kind="llama3",
+            factor=float(settings["factor"]),
+            low_freq_factor=float(settings["low_freq_factor"]),
+            high_freq_factor=float(settings["high_freq_factor"]),
             original_context=int(settings["original_max_position_embeddings"]),
         )
     raise ValueError(f"rotary scaling {kind!r} is not one of default, linear, llama3")
 
 
-def _shape(vocab: int, hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, context: int,
-           **more: Any) -> LlamaConfig:
-    return LlamaConfig(vocab, hidden, intermediate, layers, heads, kv_heads, more.pop("head_dim", hidden // heads),
-                       context, **more)
+def _shape(
+    vocab: int, hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, context: int, **more: Any
+) -> LlamaConfig:
+    return LlamaConfig(
+        vocab, hidden, intermediate, layers, heads, kv_heads, more.pop("head_dim", hidden // heads), context, **more
+    )
 
 
 _LLAMA3 = {"rope": Rope(500000.0, "llama3", 8.0), "bos_token_id": 128000, "eos_token_id": 128001}
@@ -194,8 +219,17 @@ PRESETS: dict[str, LlamaConfig] = {
     "llama2-70b": _shape(32000, 8192, 28672, 80, 64, 8, 4096),
     "llama3.1-8b": _shape(128256, 4096, 14336, 32, 32, 8, 131072, **_LLAMA3),
     "llama3.1-70b": _shape(128256, 8192, 28672, 80, 64, 8, 131072, **_LLAMA3),
-    "llama3.2-1b": _shape(128256, 2048, 8192, 16, 32, 8, 131072, tie_word_embeddings=True,
-                          **(_LLAMA3 | {"rope": Rope(500000.0, "llama3", 32.0)})),
+    "llama3.2-1b": _shape(
+        128256,
+        2048,
+        8192,
+        16,
+        32,
+        8,
+        131072,
+        tie_word_embeddings=True,
+        **(_LLAMA3 | {"rope": Rope(500000.0, "llama3", 32.0)}),
+    ),
     "mistral-7b": _shape(32000, 4096, 14336, 32, 32, 8, 32768, sliding_window=4096, architecture="MistralForCausalLM"),
 }
 """Shapes by name, for training from random weights and for planning."""

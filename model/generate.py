@@ -31,8 +31,8 @@ PAGE_SIZE = 16
 class PagedCache:
     """Keys and values of many sequences in pages of `PAGE_SIZE` tokens: `[layers, pages, page, kv_heads, head_dim]`.
 
-    Before a forward pass the caller says where the pass's tokens go (`slots`, page * PAGE_SIZE + offset, int64 [tokens])
-    and, for a decoding step of one token a sequence, which pages each sequence reads.
+    Before a forward pass the caller says where the pass's tokens go (`slots`: page * PAGE_SIZE + offset, int64
+    [tokens]) and, for a decoding step of one token a sequence, which pages each sequence reads.
     """
 
     def __init__(self, config: LlamaConfig, pages: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -128,8 +128,8 @@ def generate(
         assert len(prompt) > 0, f"prompt {number} is empty"
         if len(prompt) + max_new_tokens > limit:
             raise ValueError(
-                f"prompt {number}: {len(prompt)} tokens and {max_new_tokens} new ones exceed the model's {limit} positions; "
-                "shorten the prompt or lower the number of new tokens"
+                f"prompt {number}: {len(prompt)} tokens and {max_new_tokens} new ones exceed the model's {limit} "
+                "positions; shorten the prompt or lower the number of new tokens"
             )
     return _Generation(model, prompts, samples, max_new_tokens, temperature, cache_tokens).run(
         seeds, frozenset(stop_ids), finished or (lambda tokens: False), progress or (lambda count: None)
@@ -140,9 +140,21 @@ class _Generation:
     """The scheduler: admits prompts while pages are free, then steps all running sequences by one token."""
 
     def __init__(
-        self, model: Llama, prompts: Sequence[Sequence[int]], samples: int, max_new: int, temperature: float, cache_tokens: int
+        self,
+        model: Llama,
+        prompts: Sequence[Sequence[int]],
+        samples: int,
+        max_new: int,
+        temperature: float,
+        cache_tokens: int,
     ) -> None:
-        self.model, self.prompts, self.samples, self.max_new, self.temperature = model, prompts, samples, max_new, temperature
+        self.model, self.prompts, self.samples, self.max_new, self.temperature = (
+            model,
+            prompts,
+            samples,
+            max_new,
+            temperature,
+        )
         needs = [self._pages_needed(prompt) for prompt in prompts]
         pages = min(max(cache_tokens // PAGE_SIZE, max(needs, default=0)), sum(needs))
         self.cache = PagedCache(model.config, pages, model.dtype, model.device)
@@ -154,7 +166,7 @@ class _Generation:
         return shared + self.samples * (-(-(len(prompt) + self.max_new - 1) // PAGE_SIZE) - shared)
 
     @torch.inference_mode()
-    def run(self, seeds, stop_ids, finished, progress) -> list[list[list[int]]]:  # noqa: ANN001
+    def run(self, seeds, stop_ids, finished, progress) -> list[list[list[int]]]:
         results: list[list[list[int]]] = [[[] for _ in range(self.samples)] for _ in self.prompts]
         left = [self.samples] * len(self.prompts)
         waiting = deque(range(len(self.prompts)))

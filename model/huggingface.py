@@ -18,7 +18,9 @@ MAX_FILE_BYTES = 5 * 10**9
 """Size after which the next tensor goes to a new file; 5 GB is what hubs and browsers take well."""
 
 
-def load_model(path: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", **options) -> Llama:
+def load_model(
+    path: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", **options
+) -> Llama:
     """A model with the shape and weights of a Hugging Face directory; `options` are those of `Llama`."""
     model = Llama(LlamaConfig.from_huggingface(path), dtype=dtype, device=device, **options)
     load_weights(model, path)
@@ -28,8 +30,8 @@ def load_model(path: str | Path, *, dtype: torch.dtype = torch.float32, device: 
 def load_weights(model: Llama, path: str | Path) -> None:
     """Fill the model's parameters from `model.safetensors` or the files of `model.safetensors.index.json`.
 
-    Each parameter reads only its own rectangle, through a memory map, and is converted to the model's dtype. ValueError names the
-    file and tensor for a missing file or tensor, a wrong shape, or weights that are not finite.
+    Each parameter reads only its own rectangle, through a memory map, and is converted to the model's dtype. ValueError
+    names the file and tensor for a missing file or tensor, a wrong shape, or weights that are not finite.
     """
     folder = Path(path)
     files = _tensor_files(folder)
@@ -41,7 +43,9 @@ def load_weights(model: Llama, path: str | Path) -> None:
         by_file.setdefault(files[name], []).append(parameter)
     unknown = sorted(name for name in files if not _is_known(name, model))
     if unknown:
-        raise ValueError(f"{folder}: tensor {unknown[0]} ({len(unknown)} in all) does not belong to the model of config.json")
+        raise ValueError(
+            f"{folder}: tensor {unknown[0]} ({len(unknown)} in all) does not belong to the model of config.json"
+        )
     for file, parameters in by_file.items():
         try:
             with safe_open(file, framework="pt") as tensors:
@@ -55,7 +59,9 @@ def _load_parameter(parameter: Parameter, tensors: safe_open, file: Path) -> Non
     record = parameter.record
     stored = tensors.get_slice(record.name)
     if tuple(stored.get_shape()) != record.global_shape:
-        raise ValueError(f"{file}: tensor {record.name} is {tuple(stored.get_shape())}, config.json asks for {record.global_shape}")
+        raise ValueError(
+            f"{file}: tensor {record.name} is {tuple(stored.get_shape())}, config.json asks for {record.global_shape}"
+        )
     values = stored[tuple(slice(o, o + n) for o, n in zip(record.offsets, record.shape, strict=True))]
     if not torch.isfinite(values).all():
         raise ValueError(f"{file}: tensor {record.name} holds NaN or infinite weights; use an earlier checkpoint")
@@ -85,11 +91,13 @@ def _tensor_files(folder: Path) -> dict[str, Path]:
                 raise ValueError(f"{file}: named in {index.name} but missing")
         return files
     if not single.is_file():
-        remedy = "; save it as safetensors first: pickled .bin files are never opened" if list(folder.glob("*.bin")) else ""
+        remedy = (
+            "; save it as safetensors first: pickled .bin files are never opened" if list(folder.glob("*.bin")) else ""
+        )
         raise ValueError(f"{folder}: neither model.safetensors nor model.safetensors.index.json{remedy}")
     try:
         with safe_open(single, framework="pt") as tensors:
-            return {name: single for name in tensors.keys()}  # noqa: SIM118 (safe_open is not a dict)
+            return dict.fromkeys(tensors.keys(), single)
     except SafetensorError as error:
         raise ValueError(f"{single}: damaged safetensors file ({error}); fetch it again") from None
 
@@ -128,7 +136,9 @@ def _write_json(file: Path, values: dict) -> None:
 
 
 def resolve(path: str | Path) -> Path:
-    """The Hugging Face directory meant by `path`: itself, or the newest checkpoint of a run folder; ValueError for neither."""
+    """The Hugging Face directory meant by `path`: itself, or the newest checkpoint of a run folder; ValueError for
+    neither.
+    """
     folder = Path(path)
     if (folder / "config.json").is_file() and not (folder / "checkpoints").is_dir():
         return folder

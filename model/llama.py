@@ -1,6 +1,7 @@
 """The Llama forward pass, the same code on one CPU and on many GPUs: a group of size 1 is the identity.
 
-Activations are `[tokens, features]`: packed documents, no batch axis, no padding. Weights live in one `ParameterBuffer`.
+Activations are `[tokens, features]`: packed documents, no batch axis, no padding. Weights live in one
+`ParameterBuffer`.
 """
 
 import zlib
@@ -28,7 +29,9 @@ class KeyValueCache(Protocol):
     """What generation puts in the place of attention: it keeps keys and values and attends to all kept ones."""
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, documents: Documents, window: int | None) -> Tensor:
-        """q `[tokens, heads, head_dim]`, k and v `[tokens, kv_heads, head_dim]`, rotated -> `[tokens, heads, head_dim]`."""
+        """q `[tokens, heads, head_dim]`, k and v `[tokens, kv_heads, head_dim]`, rotated -> `[tokens, heads,
+        head_dim]`.
+        """
 
 
 @dataclass
@@ -41,7 +44,11 @@ class MicroBatch:
 
 
 def micro_batch(
-    tokens: Tensor, targets: Tensor, cu_seqlens: Sequence[int] | np.ndarray, config: LlamaConfig, device: torch.device | str
+    tokens: Tensor,
+    targets: Tensor,
+    cu_seqlens: Sequence[int] | np.ndarray,
+    config: LlamaConfig,
+    device: torch.device | str,
 ) -> MicroBatch:
     """Move one micro-batch to the device; the work lists of its documents are built here, once."""
     documents = Documents.build(cu_seqlens, device, window=config.sliding_window)
@@ -65,13 +72,18 @@ class Block:
         self.out = buffer.add(_matrix(prefix + "self_attn.o_proj.weight", hidden, q_rows))
         self.mlp_norm = buffer.add(_vector(prefix + "post_attention_layernorm.weight", hidden))
         self.gate_up = buffer.add(
-            _matrix(prefix + "mlp.gate_proj.weight", inner, hidden), _matrix(prefix + "mlp.up_proj.weight", inner, hidden)
+            _matrix(prefix + "mlp.gate_proj.weight", inner, hidden),
+            _matrix(prefix + "mlp.up_proj.weight", inner, hidden),
         )
         self.down = buffer.add(_matrix(prefix + "mlp.down_proj.weight", hidden, inner))
 
-    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, documents: Documents, cache: KeyValueCache | None = None) -> Tensor:
+    def __call__(
+        self, x: Tensor, cos: Tensor, sin: Tensor, documents: Documents, cache: KeyValueCache | None = None
+    ) -> Tensor:
         config = self.config
-        qkv = norm_linear(x, self.attention_norm, self.qkv, config.rms_norm_eps)  # [tokens, (heads + 2 kv_heads) head_dim]
+        qkv = norm_linear(
+            x, self.attention_norm, self.qkv, config.rms_norm_eps
+        )  # [tokens, (heads + 2 kv_heads) head_dim]
         if cache is None:
             attended = rope_attention(
                 qkv, cos, sin, documents, config.num_heads, config.num_kv_heads, config.sliding_window
@@ -88,13 +100,19 @@ class Block:
 class Llama:
     """A model of the Llama family.
 
-    `gradients` also allocates the main gradients. `recompute="full"` keeps only each block's input and runs the block again in
-    the backward pass. Weights start as zeros: call `initialise` or load them (`model.huggingface`).
+    `gradients` also allocates the main gradients. `recompute="full"` keeps only each block's input and runs the block
+    again in the backward pass. Weights start as zeros: call `initialise` or load them (`model.huggingface`).
     """
 
     def __init__(
-        self, config: LlamaConfig, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu",
-        grid: Grid | None = None, gradients: bool = False, recompute: str = "none",
+        self,
+        config: LlamaConfig,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        grid: Grid | None = None,
+        gradients: bool = False,
+        recompute: str = "none",
     ) -> None:
         assert recompute in ("none", "full")
         self.config, self.dtype, self.device, self.recompute = config, dtype, torch.device(device), recompute
@@ -143,7 +161,9 @@ class Llama:
             values = torch.randn(parameter.record.global_shape, generator=generator) * 0.02
             if name.endswith(("o_proj.weight", "down_proj.weight")):
                 values /= (2 * self.config.num_layers) ** 0.5
-            slices = tuple(slice(o, o + n) for o, n in zip(parameter.record.offsets, parameter.record.shape, strict=True))
+            slices = tuple(
+                slice(o, o + n) for o, n in zip(parameter.record.offsets, parameter.record.shape, strict=True)
+            )
             parameter.data.copy_(values[slices])
 
 

@@ -1,8 +1,9 @@
-"""Training state on disk: the optimizer's shards as rectangles of Hugging Face tensors, and checkpoints that exist whole or not at all.
+"""Training state on disk: the optimizer's shards as rectangles of Hugging Face tensors, and checkpoints that exist
+whole or not at all.
 
 A checkpoint folder is a Hugging Face directory with a `training/` folder beside the weights. Every rank writes
-`training/optimizer-RANK.safetensors`; each tensor in it is one rectangle, keyed `state|Hugging Face name|offsets`, so a run of any
-other layout finds its own part.
+`training/optimizer-RANK.safetensors`; each tensor in it is one rectangle, keyed `state|Hugging Face name|offsets`, so a
+run of any other layout finds its own part.
 """
 
 import json
@@ -67,7 +68,9 @@ def save_optimizer(optimizer: Optimizer, folder: Path) -> None:
 
 
 def load_optimizer(optimizer: Optimizer, folder: Path) -> None:
-    """Fill this rank's shard from the rectangles of whatever layout wrote them; ValueError names what is missing or damaged."""
+    """Fill this rank's shard from the rectangles of whatever layout wrote them; ValueError names what is missing or
+    damaged.
+    """
     stored = _stored_rectangles(folder)
     handles = {}
     try:
@@ -86,7 +89,9 @@ def load_optimizer(optimizer: Optimizer, folder: Path) -> None:
                     target[mine_at].copy_(part)
                     covered += part.numel()
                 if covered != target.numel():
-                    raise ValueError(f"{folder}: {state} of {name} is incomplete ({covered} of {target.numel()} values)")
+                    raise ValueError(
+                        f"{folder}: {state} of {name} is incomplete ({covered} of {target.numel()} values)"
+                    )
     except SafetensorError as error:
         raise ValueError(f"{folder}: damaged optimizer file ({error}); resume from an earlier checkpoint") from None
 
@@ -109,7 +114,9 @@ def _local_rectangles(optimizer: Optimizer) -> Iterator[tuple[str, tuple[int, ..
 def _stored_rectangles(folder: Path) -> dict[tuple[str, str], list[tuple[Path, tuple[int, ...], tuple[int, ...]]]]:
     files = sorted(folder.glob("optimizer-*.safetensors"))
     if not files:
-        raise ValueError(f"{folder}: no optimizer-*.safetensors; this checkpoint cannot be resumed, only loaded with --model")
+        raise ValueError(
+            f"{folder}: no optimizer-*.safetensors; this checkpoint cannot be resumed, only loaded with --model"
+        )
     stored: dict = {}
     for file in files:
         try:
@@ -117,7 +124,9 @@ def _stored_rectangles(folder: Path) -> dict[tuple[str, str], list[tuple[Path, t
                 for key in tensors.keys():  # noqa: SIM118 (safe_open is not a dict)
                     state, name, offsets = key.split("|")
                     place = tuple(int(value) for value in offsets.split(","))
-                    stored.setdefault((state, name), []).append((file, place, tuple(tensors.get_slice(key).get_shape())))
+                    stored.setdefault((state, name), []).append(
+                        (file, place, tuple(tensors.get_slice(key).get_shape()))
+                    )
         except (SafetensorError, ValueError) as error:
             raise ValueError(f"{file}: damaged optimizer file ({error}); resume from an earlier checkpoint") from None
     return stored

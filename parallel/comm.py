@@ -57,7 +57,9 @@ def reduce_scatter(tensor: Tensor, group: Group) -> Tensor:
 
 
 def all_gather(piece: Tensor, group: Group, out: Tensor) -> Tensor:
-    """Flat `piece` of every rank, in rank order, into `out` (`size` times as long). `piece` may be this rank's part of `out`."""
+    """Flat `piece` of every rank, in rank order, into `out` (`size` times as long). `piece` may be this rank's part of
+    `out`.
+    """
     if group.size > 1:
         _count("all_gather", group, out)
         dist.all_gather_into_tensor(out, piece.contiguous(), group=group.handle)

@@ -69,8 +69,11 @@ def start_processes(device_type: str, timeout_seconds: float) -> torch.device:
         torch.cuda.set_device(device)
     if processes > 1:
         dist.init_process_group(
-            "nccl" if device_type == "cuda" else "gloo", rank=rank, world_size=processes,
-            timeout=timedelta(seconds=timeout_seconds), device_id=device if device_type == "cuda" else None,
+            "nccl" if device_type == "cuda" else "gloo",
+            rank=rank,
+            world_size=processes,
+            timeout=timedelta(seconds=timeout_seconds),
+            device_id=device if device_type == "cuda" else None,
         )
     return device
 

@@ -1,9 +1,9 @@
 """Layers with hand-written gradients: norm -> linear, SwiGLU -> linear, linear, embedding, and linear + cross-entropy.
 
 Each is one autograd function over the activations only. Weight gradients never pass through autograd: the backward adds
-them to `weight.main_grad` in the accumulation dtype, so nothing is rounded to bf16 between micro-batches. What the backward
-needs of a norm or SwiGLU is its input; the output is computed again there, which is what keeps a Llama-2-7B layer at
-22.75 bytes a token and hidden channel (bf16).
+them to `weight.main_grad` in the accumulation dtype, so nothing is rounded to bf16 between micro-batches. What the
+backward needs of a norm or SwiGLU is its input; the output is computed again there, which is what keeps a Llama-2-7B
+layer at 22.75 bytes a token and hidden channel (bf16).
 
 Shapes: activations `[tokens, features]`, weights `[out_features, in_features]` as Hugging Face stores them.
 """
@@ -37,7 +37,7 @@ def add_weight_gradient(weight: Weight, dy: Tensor, x: Tensor) -> None:
 
 class _NormLinear(Function):
     @staticmethod
-    def forward(ctx, x: Tensor, norm: Weight, weight: Weight, eps: float) -> Tensor:  # noqa: ANN001
+    def forward(ctx, x: Tensor, norm: Weight, weight: Weight, eps: float) -> Tensor:
         normed, rstd = rmsnorm_forward(x, norm.data, eps)
         ctx.save_for_backward(x, rstd)
         ctx.norm, ctx.weight = norm, weight
@@ -45,7 +45,7 @@ class _NormLinear(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN001
+    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, rstd = ctx.saved_tensors
         dnormed = dy @ ctx.weight.data
         add_weight_gradient(ctx.weight, dy, rmsnorm_apply(x, ctx.norm.data, rstd))
@@ -60,7 +60,7 @@ def norm_linear(x: Tensor, norm: Weight, weight: Weight, eps: float) -> Tensor:
 
 class _Norm(Function):
     @staticmethod
-    def forward(ctx, x: Tensor, norm: Weight, eps: float) -> Tensor:  # noqa: ANN001
+    def forward(ctx, x: Tensor, norm: Weight, eps: float) -> Tensor:
         normed, rstd = rmsnorm_forward(x, norm.data, eps)
         ctx.save_for_backward(x, rstd)
         ctx.norm = norm
@@ -68,7 +68,7 @@ class _Norm(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN001
+    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, rstd = ctx.saved_tensors
         return rmsnorm_backward(dy, x, ctx.norm.data, rstd, weight_grad=ctx.norm.main_grad), None, None
 
@@ -80,14 +80,14 @@ def norm(x: Tensor, weight: Weight, eps: float) -> Tensor:
 
 class _LinearAdd(Function):
     @staticmethod
-    def forward(ctx, x: Tensor, residual: Tensor, weight: Weight) -> Tensor:  # noqa: ANN001
+    def forward(ctx, x: Tensor, residual: Tensor, weight: Weight) -> Tensor:
         ctx.save_for_backward(x)
         ctx.weight = weight
         return torch.addmm(residual, x, weight.data.t())
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN001
+    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
         dx = dy @ ctx.weight.data
         add_weight_gradient(ctx.weight, dy, x)
@@ -95,20 +95,22 @@ class _LinearAdd(Function):
 
 
 def linear_add(x: Tensor, residual: Tensor, weight: Weight) -> Tensor:
-    """residual + x @ weight.T, the sum taken inside the GEMM: `[tokens, in]`, `[tokens, out]` -> `[tokens, out]`. Saves x."""
+    """residual + x @ weight.T, the sum taken inside the GEMM: `[tokens, in]`, `[tokens, out]` -> `[tokens, out]`. Saves
+    x.
+    """
     return _LinearAdd.apply(x, residual, weight)
 
 
 class _SwigluLinearAdd(Function):
     @staticmethod
-    def forward(ctx, gate_up: Tensor, residual: Tensor, weight: Weight) -> Tensor:  # noqa: ANN001
+    def forward(ctx, gate_up: Tensor, residual: Tensor, weight: Weight) -> Tensor:
         ctx.save_for_backward(gate_up)
         ctx.weight = weight
         return torch.addmm(residual, swiglu_forward(gate_up), weight.data.t())
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN001
+    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
         (gate_up,) = ctx.saved_tensors
         dproduct = dy @ ctx.weight.data
         product = torch.empty_like(dproduct)
@@ -124,14 +126,14 @@ def swiglu_linear_add(gate_up: Tensor, residual: Tensor, weight: Weight) -> Tens
 
 class _Embedding(Function):
     @staticmethod
-    def forward(ctx, tokens: Tensor, data: Tensor, weight: Weight) -> Tensor:  # noqa: ANN001
+    def forward(ctx, tokens: Tensor, data: Tensor, weight: Weight) -> Tensor:
         ctx.save_for_backward(tokens)
         ctx.weight = weight
         return data[tokens]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN001
+    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
         (tokens,) = ctx.saved_tensors
         main = ctx.weight.main_grad
         if main.is_cuda:
@@ -145,8 +147,8 @@ class _Embedding(Function):
 def embedding(tokens: Tensor, weight: Weight) -> Tensor:
     """Rows of the embedding: int64 `[tokens]` -> `[tokens, hidden]`. Deterministic gradient.
 
-    Tokens carry no gradient, so the graph starts at the weight: its `data` is passed as a leaf that requires one, and gets
-    None back.
+    Tokens carry no gradient, so the graph starts at the weight: its `data` is passed as a leaf that requires one, and
+    gets None back.
     """
     data = weight.data
     if weight.main_grad is not None and torch.is_grad_enabled():
@@ -156,9 +158,12 @@ def embedding(tokens: Tensor, weight: Weight) -> Tensor:
 
 class _LinearCrossEntropy(Function):
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Weight, targets: Tensor, need_gradient: bool) -> Tensor:  # noqa: ANN001
+    def forward(ctx, hidden: Tensor, weight: Weight, targets: Tensor, need_gradient: bool) -> Tensor:
         loss, dhidden = linear_cross_entropy_forward(
-            hidden, weight.data, targets, weight_grad=weight.main_grad if need_gradient else None,
+            hidden,
+            weight.data,
+            targets,
+            weight_grad=weight.main_grad if need_gradient else None,
             need_gradient=need_gradient,
         )
         if need_gradient:
@@ -167,8 +172,9 @@ class _LinearCrossEntropy(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dloss: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN001
-        # The gradient was computed, and dW added, in the forward pass: the sum of losses must be what is differentiated.
+    def backward(ctx, dloss: Tensor) -> tuple[Tensor | None, ...]:
+        # The gradient was computed, and dW added, in the forward pass: the sum of losses must be what is
+        # differentiated.
         (dhidden,) = ctx.saved_tensors
         return dhidden, None, None, None
 
@@ -176,7 +182,7 @@ class _LinearCrossEntropy(Function):
 def linear_cross_entropy(hidden: Tensor, weight: Weight, targets: Tensor) -> Tensor:
     """Sum over tokens of the cross-entropy of hidden @ weight.T; targets int64 `[tokens]`, -100 is ignored.
 
-    Call `.backward()` on the returned sum itself (or a plain sum of such sums): its gradient is taken to be 1, and scaling by
-    the batch's token count belongs to the optimizer.
+    Call `.backward()` on the returned sum itself (or a plain sum of such sums): its gradient is taken to be 1, and
+    scaling by the batch's token count belongs to the optimizer.
     """
     return _LinearCrossEntropy.apply(hidden, weight, targets, torch.is_grad_enabled() and hidden.requires_grad)

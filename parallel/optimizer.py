@@ -1,8 +1,8 @@
 """AdamW on one flat buffer, sharded over data-parallel ranks (ZeRO stage 1, arXiv 1910.02054), and its learning rate.
 
-A step: reduce-scatter the main gradients -> global norm -> AdamW on this rank's shard of master weights -> all-gather weights.
-One bucket: the whole buffer. Learning rate, gradient scale, step number and keep flag are one-element device tensors, so a
-step never waits for the host.
+A step: reduce-scatter the main gradients -> global norm -> AdamW on this rank's shard of master weights -> all-gather
+weights. One bucket: the whole buffer. Learning rate, gradient scale, step number and keep flag are one-element device
+tensors, so a step never waits for the host.
 """
 
 import math
@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from kernels.adamw import adamw_step
+from kernels.common import accumulation_dtype
 
 from .comm import all_gather, all_reduce, reduce_scatter
 from .grid import Grid
-from .parameter import ParameterBuffer, accumulation_dtype
+from .parameter import ParameterBuffer
 
 
 def cosine_learning_rate(step: int, *, peak: float, minimum: float, warmup_steps: int, total_steps: int) -> float:
-    """Learning rate of step 1..total_steps: linear from 0 to `peak` over the warm-up, then half a cosine to `minimum`."""
+    """Rate of step 1..total_steps: linear from 0 to `peak` over the warm-up, then half a cosine to `minimum`."""
     if step < warmup_steps:
         return peak * step / warmup_steps
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
@@ -50,8 +51,8 @@ class StepResult:
 class Optimizer:
     """Owns the main gradients, and this rank's shard of master weights and moments.
 
-    `buffer` must be allocated with `multiple` = dp size. The weights of the buffer are the start (`master` is copied from
-    them); in float32 and float64 runs the master shard is that memory itself.
+    `buffer` must be allocated with `multiple` = dp size. The weights of the buffer are the start (`master` is copied
+    from them); in float32 and float64 runs the master shard is that memory itself.
     """
 
     def __init__(self, buffer: ParameterBuffer, grid: Grid, settings: AdamWSettings) -> None:
@@ -78,8 +79,10 @@ class Optimizer:
         """The shard's tensors by name; all flat, of the same length."""
         return {"master": self.master, "exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq}
 
-    def _runs(self, key) -> list[tuple[object, int, int]]:  # noqa: ANN001
-        """(key(record), start, end) within the shard, neighbours of equal key merged; gaps between parameters fall to either."""
+    def _runs(self, key) -> list[tuple[object, int, int]]:
+        """(key(record), start, end) within the shard, neighbours of equal key merged; gaps between parameters fall to
+        either.
+        """
         runs: list[list] = []
         for parameter in self.buffer.parameters:
             start, end = max(parameter.start, self.start), min(parameter.end, self.end)
@@ -94,7 +97,8 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, learning_rate: float, tokens: Tensor) -> StepResult:
-        """One update from the accumulated SUM of per-token gradients; `tokens`: predicted tokens of the global batch, `[1]`.
+        """One update from the accumulated SUM of per-token gradients; `tokens`: predicted tokens of the global batch,
+        `[1]`.
 
         Gradients that are not finite on any rank skip the step on all of them.
         """
@@ -112,9 +116,19 @@ class Optimizer:
         self.steps += keep
         self._lr.fill_(learning_rate)
         adamw_step(
-            self.master, self.exp_avg, self.exp_avg_sq, gradient, self.weights,
-            lr=self._lr, gradient_scale=scale, step=self.steps, keep=keep, decay_ranges=self._decay_ranges,
-            beta1=self.settings.beta1, beta2=self.settings.beta2, eps=self.settings.eps,
+            self.master,
+            self.exp_avg,
+            self.exp_avg_sq,
+            gradient,
+            self.weights,
+            lr=self._lr,
+            gradient_scale=scale,
+            step=self.steps,
+            keep=keep,
+            decay_ranges=self._decay_ranges,
+            beta1=self.settings.beta1,
+            beta2=self.settings.beta2,
+            eps=self.settings.eps,
         )
         all_gather(self.weights, self.grid.dp, self.buffer.data)
         self.buffer.main_grad.zero_()

@@ -10,13 +10,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from kernels.common import accumulation_dtype
+
 ALIGNMENT = 64
 """Elements: the start of every GEMM operand in the flat buffer is a multiple of this (128 bytes in bf16)."""
-
-
-def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float64 for float64, else float32: the dtype of statistics, main gradients, master weights and moments."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,9 @@ class Record:
 
 @dataclass
 class Parameter:
-    """A view into the flat buffer. `data` has the model's dtype; `main_grad`, the accumulation dtype, is None for inference."""
+    """A view into the flat buffer. `data` has the model's dtype; `main_grad`, the accumulation dtype, is None for
+    inference.
+    """
 
     record: Record
     start: int
@@ -111,8 +110,8 @@ class ParameterBuffer:
 def rectangles(record: Record, start: int, end: int) -> list[tuple[int, tuple[int, ...], tuple[int, ...]]]:
     """Cut elements `[start, end)` of a flattened parameter into rectangles of its Hugging Face tensor.
 
-    Returns (first element, offsets in the global tensor, shape); at most three for a matrix: the rest of a row, whole rows,
-    the beginning of a row. Vectors give one.
+    Returns (first element, offsets in the global tensor, shape); at most three for a matrix: the rest of a row, whole
+    rows, the beginning of a row. Vectors give one.
     """
     if len(record.shape) == 1:
         return [(start, (record.offsets[0] + start,), (end - start,))]

@@ -47,7 +47,8 @@ class RunLog:
         """A training step: step, tokens, loss, lr, grad_norm, tokens_per_second, mfu, skipped."""
         self._write(values)
         self.bar.set_postfix_str(
-            f"loss {values['loss']:.3f}, lr {values['lr']:.2e}, {values['tokens_per_second']:,.0f} tokens/s, MFU {values['mfu']:.1%}"
+            f"loss {values['loss']:.3f}, lr {values['lr']:.2e}, "
+            f"{values['tokens_per_second']:,.0f} tokens/s, MFU {values['mfu']:.1%}"
         )
         self.bar.update(1)
 
@@ -72,7 +73,7 @@ class RunLog:
 
 
 def read_metrics(file: Path) -> list[dict]:
-    """Lines of `metrics.jsonl`; a last line cut short by a crash is left out, a damaged one elsewhere is a ValueError."""
+    """Lines of `metrics.jsonl`. A last line cut short by a crash is left out; damage elsewhere is a ValueError."""
     if not file.is_file():
         return []
     texts = file.read_text(encoding="utf-8").splitlines()
@@ -93,10 +94,14 @@ def draw_losses(lines: list[dict], picture: Path) -> None:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     steps = [line for line in lines if "loss" in line]
-    axes.plot([line["step"] for line in steps], [line["loss"] for line in steps], linewidth=0.8, color="0.6", label="training")
+    axes.plot(
+        [line["step"] for line in steps], [line["loss"] for line in steps], linewidth=0.8, color="0.6", label="training"
+    )
     validations = [line for line in lines if "validation_loss" in line]
     for name in validations[0]["validation_loss"] if validations else ():
-        points = [(line["step"], line["validation_loss"][name]) for line in validations if name in line["validation_loss"]]
+        points = [
+            (line["step"], line["validation_loss"][name]) for line in validations if name in line["validation_loss"]
+        ]
         axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=f"validation: {name}")
     axes.set(xlabel="step", ylabel="loss (nats a token)")
     axes.grid(alpha=0.3)

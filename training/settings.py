@@ -9,21 +9,29 @@ class Settings:
     """Everything that decides what a run computes. The defaults train a tiny model on the demo data on a laptop."""
 
     model: str = "tiny"
-    """A preset name (random weights; the vocabulary is that of the data), or a Hugging Face folder or run folder to start from."""
+    """A preset name (random weights; the vocabulary is that of the data), or a Hugging Face folder or run folder to
+    start from.
+    """
     data: tuple[str, ...] = ()
-    """Folders of token shards, or single sources in them, each FOLDER or FOLDER=SHARE of the training tokens; folders without a share divide the rest by size. None: the demo world's shards, made if absent."""
+    """Folders of token shards, or single sources in them, each FOLDER or FOLDER=SHARE of the training tokens; folders
+    without a share divide the rest by size. None: the demo world's shards, made if absent.
+    """
     out: str = "runs/latest"
     """Run folder; an interrupted run in it is continued."""
     steps: int = 200
     """Optimizer steps of the whole run; the learning rate's cosine ends here."""
     stop_step: int = 0
-    """Stop after this step with a checkpoint, to be continued by the same command (0: run to the end). For time-limited queues."""
+    """Stop after this step with a checkpoint, to be continued by the same command (0: run to the end). For time-limited
+    queues.
+    """
     tp: int = 1
     """Ranks that split each layer. This version has data parallelism only: 1."""
     pp: int = 1
     """Ranks that split the layers among them. This version has data parallelism only: 1."""
     recompute: Literal["none", "full"] = "none"
-    """Activations to compute again in the backward pass instead of keeping them: none, or whole layers (a third more work)."""
+    """Activations to compute again in the backward pass instead of keeping them: none, or whole layers (a third more
+    work).
+    """
     global_batch_size: int = 16
     """Sequences a step, over all ranks."""
     micro_batch_size: int = 4
@@ -31,7 +39,9 @@ class Settings:
     sequence_length: int = 512
     """Tokens in a sequence, documents packed into it; at most the model's context."""
     dtype: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
-    """Of weights and activations; gradients, master weights and moments are float32 or wider. auto: bfloat16 on CUDA, float32 on CPU."""
+    """Of weights and activations; gradients, master weights and moments are float32 or wider. auto: bfloat16 on CUDA,
+    float32 on CPU.
+    """
     lr: float = 3e-4
     """Peak learning rate. 3e-4 is Llama-2-7B's; use about 1e-3 for the tiny preset."""
     min_lr_ratio: float = 0.1
@@ -61,7 +71,16 @@ class Settings:
 
 
 MAY_CHANGE = frozenset(
-    {"out", "stop_step", "micro_batch_size", "recompute", "validation_every", "validation_sequences", "checkpoint_every", "timeout"}
+    {
+        "out",
+        "stop_step",
+        "micro_batch_size",
+        "recompute",
+        "validation_every",
+        "validation_sequences",
+        "checkpoint_every",
+        "timeout",
+    }
 )
 """Settings that an interrupted run may be continued with another value of: they do not change what is learned."""
 
@@ -69,7 +88,16 @@ MAY_CHANGE = frozenset(
 def check(settings: Settings) -> None:
     """ValueError naming the flag for values no run can have."""
     positive = ("steps", "global_batch_size", "micro_batch_size", "sequence_length")
-    not_negative = ("stop_step", "warmup_steps", "validation_every", "validation_sequences", "checkpoint_every", "lr", "clip", "weight_decay")
+    not_negative = (
+        "stop_step",
+        "warmup_steps",
+        "validation_every",
+        "validation_sequences",
+        "checkpoint_every",
+        "lr",
+        "clip",
+        "weight_decay",
+    )
     for field in fields(settings):
         value = getattr(settings, field.name)
         flag = "--" + field.name.replace("_", "-")
@@ -78,7 +106,9 @@ def check(settings: Settings) -> None:
         if field.name in not_negative and not value >= 0:
             raise ValueError(f"{flag} {value}: must not be negative")
     if settings.tp != 1 or settings.pp != 1:
-        raise ValueError(f"--tp {settings.tp} --pp {settings.pp}: this version trains data-parallel only; leave both at 1")
+        raise ValueError(
+            f"--tp {settings.tp} --pp {settings.pp}: this version trains data-parallel only; leave both at 1"
+        )
 
 
 def check_batch(settings: Settings, dp: int) -> int:
@@ -103,7 +133,9 @@ def parse_shares(data: tuple[str, ...]) -> list[tuple[str, float | None]]:
         try:
             value = float(share)
         except ValueError:
-            raise ValueError(f"--data {text}: {share!r} is not a share, write FOLDER=0.01 for 1 % of the tokens") from None
+            raise ValueError(
+                f"--data {text}: {share!r} is not a share, write FOLDER=0.01 for 1 % of the tokens"
+            ) from None
         if not 0 < value <= 1:
             raise ValueError(f"--data {text}: a share lies between 0 and 1")
         parsed.append((folder, value))

@@ -13,11 +13,22 @@ from model.llama import Llama, micro_batch
 TOLERANCE = 1e-5  # of each tensor's largest magnitude, float32
 
 LLAMA = {
-    "vocab_size": 97, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 6,
-    "num_key_value_heads": 6, "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "tie_word_embeddings": False,
+    "vocab_size": 97,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 6,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
 }
 SCALING = {
-    "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
 SHAPES = {
@@ -27,7 +38,10 @@ SHAPES = {
     "tied": (transformers.LlamaConfig, {"num_key_value_heads": 3, "tie_word_embeddings": True}),
     "head_dim not hidden / heads": (transformers.LlamaConfig, {"head_dim": 16, "num_key_value_heads": 2}),
     "llama 3 scaling": (transformers.LlamaConfig, {"rope_parameters": SCALING}),
-    "linear scaling": (transformers.LlamaConfig, {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}}),
+    "linear scaling": (
+        transformers.LlamaConfig,
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}},
+    ),
     "mistral window": (transformers.MistralConfig, {"num_key_value_heads": 2, "sliding_window": 7}),
 }
 
@@ -135,12 +149,16 @@ def test_no_gradient_work_without_gradients(tmp_path):
 
 
 def test_block_keeps_what_the_formula_says():
-    """(22.75 + (4 heads + 8) / hidden) bytes a token and hidden channel in bf16 for Llama-2-7B's proportions, from saved tensors."""
+    """(22.75 + (4 heads + 8) / hidden) bytes a token and hidden channel in bf16 for Llama-2-7B's proportions, from
+    saved tensors.
+    """
     config = LlamaConfig(64, 256, 688, 2, 2, 2, 128, 512)
     model = Llama(config, dtype=torch.bfloat16, gradients=True)
     model.initialise(0)
     tokens = 128
-    documents = micro_batch(torch.zeros(tokens, dtype=torch.int64), torch.zeros(tokens, dtype=torch.int64), [0, tokens], config, "cpu").documents
+    documents = micro_batch(
+        torch.zeros(tokens, dtype=torch.int64), torch.zeros(tokens, dtype=torch.int64), [0, tokens], config, "cpu"
+    ).documents
     x = torch.randn(tokens, 256, dtype=torch.bfloat16, requires_grad=True)
     saved = {}
 
@@ -165,13 +183,17 @@ def test_saved_folder_opens_in_transformers_with_equal_logits(tmp_path):
         document = torch.randint(97, (40,))
         batch = batch_of(model, [document])
         assert_equal(model.logits(model.hidden(batch.tokens, batch.documents)), again(document[None]).logits[0], shape)
-        assert json.loads((tmp_path / shape / "out" / "config.json").read_text())["architectures"] == [type(reference).__name__]
+        assert json.loads((tmp_path / shape / "out" / "config.json").read_text())["architectures"] == [
+            type(reference).__name__
+        ]
 
 
 def test_stories260k_equals_transformers(assets):
     folder = assets / "model" / "stories260K"
     model = load_model(folder, gradients=True)
-    reference = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    reference = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    )
     document = torch.cat([torch.tensor([1]), torch.randint(3, 512, (120,))])
     batch = batch_of(model, [document])
     out = reference(document[None]).logits[0]

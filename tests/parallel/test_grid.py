@@ -1,0 +1,67 @@
+"""Process counts and groups; two real gloo processes against one."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from parallel.grid import check_process_count
+from parallel.pipeline import Instruction, Kind, training_schedule, validation_schedule
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_wrong_number_of_processes_names_the_command():
+    with pytest.raises(
+        ValueError,
+        match=r"needs 8 processes or a multiple of it, not 3; run: torchrun --nproc-per-node 8 train\.py --tp 4",
+    ):
+        check_process_count(3, 4, 2, "train.py --tp 4 --pp 2")
+    with pytest.raises(ValueError, match="at least 1"):
+        check_process_count(1, 0, 1, "train.py")
+    check_process_count(16, 4, 2, "train.py")
+
+
+def test_schedules():
+    forward, backward = Kind.FORWARD, Kind.BACKWARD
+    assert training_schedule(2) == [
+        Instruction(forward, 0),
+        Instruction(backward, 0),
+        Instruction(forward, 1),
+        Instruction(backward, 1),
+    ]
+    assert validation_schedule(3) == [Instruction(forward, index) for index in range(3)]
+
+
+def test_collectives_of_two_processes():
+    """Sums, pieces and groups on gloo, counted in bytes; run in real processes."""
+    program = """
+import torch
+from parallel import comm
+from parallel.grid import Grid, start_processes, stop_processes
+start_processes("cpu", 60)
+grid = Grid.create(tp=1, pp=1)
+rank = grid.world.rank
+assert grid.dp.ranks == (0, 1) and grid.dp.rank == rank and grid.tp.size == grid.pp.size == 1
+assert comm.all_reduce(torch.tensor([1.0, rank]), grid.dp).tolist() == [2.0, 1.0]
+assert comm.all_reduce(torch.tensor([rank]), grid.dp, "max").item() == 1
+piece = comm.reduce_scatter(torch.arange(4.0) * (rank + 1), grid.dp)
+assert piece.tolist() == ([0.0, 3.0] if rank == 0 else [6.0, 9.0])
+whole = torch.zeros(4)
+whole[2 * rank : 2 * rank + 2] = piece
+assert comm.all_gather(whole[2 * rank : 2 * rank + 2], grid.dp, whole).tolist() == [0.0, 3.0, 6.0, 9.0]
+assert comm.gather_objects(("rank", rank), grid.world) == [("rank", 0), ("rank", 1)]
+assert comm.traffic == {("all_reduce", "dp"): 8 + 8, ("reduce_scatter", "dp"): 16, ("all_gather", "dp"): 16}
+model_parallel = Grid.create(tp=2, pp=1)
+assert model_parallel.tp.ranks == (0, 1) and model_parallel.dp.size == 1
+comm.barrier(grid.world)
+stop_processes()
+print("fine", rank)
+"""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    result = subprocess.run(
+        [*command, sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert sorted(result.stdout.split()) == ["0", "1", "fine", "fine"]

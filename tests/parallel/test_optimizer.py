@@ -1,0 +1,154 @@
+"""The sharded AdamW against torch's, skipping, the learning rate, and moving state between layouts."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parallel.checkpoint import load_optimizer, save_optimizer
+from parallel.comm import Group
+from parallel.grid import Grid
+from parallel.optimizer import AdamWSettings, Optimizer, cosine_learning_rate
+from parallel.parameter import ParameterBuffer, Record
+
+SHAPES = {"embedding": (11, 8), "gain": (8,), "q": (8, 8), "k": (4, 8), "v": (4, 8)}
+SETTINGS = AdamWSettings(beta1=0.9, beta2=0.95, eps=1e-5, weight_decay=0.1, clip=0.5)
+
+
+def grid_of(size, rank):
+    """The groups of one of `size` data-parallel ranks, without processes: enough for what does not communicate."""
+    group = Group("dp", tuple(range(size)), rank)
+    return Grid(Group("pp"), group, Group("tp"), Group("world", group.ranks, rank))
+
+
+def buffer_of(dtype, multiple=1):
+    buffer = ParameterBuffer()
+    records = {name: Record(name, shape, (0,) * len(shape), shape, len(shape) > 1) for name, shape in SHAPES.items()}
+    buffer.add(records["embedding"])
+    buffer.add(records["gain"])
+    buffer.add(records["q"], records["k"], records["v"])
+    buffer.allocate(dtype, "cpu", gradients=True, multiple=multiple)
+    generator = torch.Generator().manual_seed(3)
+    for parameter in buffer.parameters:
+        parameter.data.copy_(torch.randn(parameter.record.shape, generator=generator))
+    return buffer
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.5, 1e9])
+def test_steps_equal_torch_adamw(clip):
+    buffer = buffer_of(torch.float64)
+    settings = AdamWSettings(0.9, 0.95, 1e-5, 0.1, clip)
+    optimizer = Optimizer(buffer, Grid.single(), settings)
+    weights = {p.record.name: p.data.clone().requires_grad_() for p in buffer.parameters}
+    groups = [
+        {"params": [w for w in weights.values() if (w.dim() > 1) == decay], "weight_decay": 0.1 if decay else 0.0}
+        for decay in (True, False)
+    ]
+    reference = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.95), eps=1e-5)
+    generator = torch.Generator().manual_seed(4)
+    for step in range(1, 6):
+        learning_rate = 2.0**-step  # exact in float32, which is how the device holds it
+        for parameter in buffer.parameters:
+            gradient = torch.randn(parameter.record.shape, generator=generator, dtype=torch.float64)
+            parameter.main_grad.add_(gradient * 40)  # a sum over 40 tokens
+            weights[parameter.record.name].grad = gradient
+        for group in reference.param_groups:
+            group["lr"] = learning_rate
+        norm = torch.nn.utils.clip_grad_norm_(weights.values(), clip if clip else math.inf)
+        reference.step()
+        result = optimizer.step(learning_rate, torch.tensor([40.0], dtype=torch.float64))
+        torch.testing.assert_close(result.grad_norm[0], norm.detach())
+        assert bool(result.kept)
+        assert buffer.main_grad.count_nonzero() == 0
+        for parameter in buffer.parameters:
+            torch.testing.assert_close(parameter.data, weights[parameter.record.name].detach(), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_gradients_that_are_not_finite_change_nothing(bad):
+    buffer = buffer_of(torch.bfloat16)
+    optimizer = Optimizer(buffer, Grid.single(), SETTINGS)
+    buffer.main_grad.fill_(0.1)
+    optimizer.step(0.1, torch.tensor([1.0]))
+    before = {name: tensor.clone() for name, tensor in (optimizer.state() | {"weights": buffer.data}).items()}
+    buffer.main_grad.fill_(0.1)
+    buffer.parameters[2].main_grad[3, 3] = bad
+    result = optimizer.step(0.1, torch.tensor([1.0]))
+    assert not bool(result.kept)
+    assert int(optimizer.steps) == 1
+    for name, tensor in (optimizer.state() | {"weights": buffer.data}).items():
+        assert torch.equal(tensor, before[name]), name
+    assert buffer.main_grad.count_nonzero() == 0
+
+
+def test_bf16_weights_follow_float32_masters():
+    """Updates far below a bf16 step add up in the master weights."""
+    buffer = buffer_of(torch.bfloat16)
+    optimizer = Optimizer(buffer, Grid.single(), AdamWSettings(0.9, 0.95, 1e-8, 0.0, 0.0))
+    before = optimizer.master.clone()
+    for _ in range(50):
+        buffer.main_grad.fill_(1.0)
+        optimizer.step(1e-4, torch.tensor([1.0]))
+    filled = torch.cat([torch.arange(p.start, p.end) for p in buffer.parameters])
+    torch.testing.assert_close(optimizer.master[filled], before[filled] - 50e-4, rtol=0, atol=2e-5)  # 50 roundings
+    assert torch.equal(buffer.data, optimizer.master.to(torch.bfloat16))
+
+
+@given(st.integers(1, 1000), st.integers(0, 100), st.data())
+def test_learning_rate_shape(total, warmup, data):
+    step = data.draw(st.integers(1, total))
+    rate = cosine_learning_rate(step, peak=1.0, minimum=0.1, warmup_steps=warmup, total_steps=total)
+    assert 0 < rate <= 1
+    if step < warmup:
+        assert rate == step / warmup
+    elif step == warmup:
+        assert rate == 1
+    if step == total and total > warmup:
+        assert rate == pytest.approx(0.1)
+
+
+def test_learning_rate_half_way():
+    """At the middle of the cosine the rate is the mean of peak and minimum."""
+    assert cosine_learning_rate(60, peak=3.0, minimum=1.0, warmup_steps=20, total_steps=100) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(("saved", "loaded"), [(1, 1), (1, 3), (3, 1), (2, 3), (4, 2)])
+def test_state_moves_between_layouts(saved, loaded, tmp_path):
+    flat = {}
+    for rank in range(saved):
+        buffer = buffer_of(torch.bfloat16, multiple=saved)
+        optimizer = Optimizer(buffer, grid_of(saved, rank), SETTINGS)
+        for number, (state, tensor) in enumerate(optimizer.state().items()):
+            tensor.copy_(torch.arange(optimizer.start, optimizer.end) + 10_000 * number)
+            for parameter in buffer.parameters:  # the whole, by place in this layout's buffer
+                flat[state, parameter.record.name] = torch.arange(parameter.start, parameter.end) + 10_000 * number
+        save_optimizer(optimizer, tmp_path)
+    for rank in range(loaded):
+        buffer = buffer_of(torch.bfloat16, multiple=loaded)
+        optimizer = Optimizer(buffer, grid_of(loaded, rank), SETTINGS)
+        load_optimizer(optimizer, tmp_path)
+        for state, tensor in optimizer.state().items():
+            for parameter in buffer.parameters:
+                start, end = max(parameter.start, optimizer.start), min(parameter.end, optimizer.end)
+                if start < end:
+                    expected = flat[state, parameter.record.name][start - parameter.start : end - parameter.start]
+                    assert torch.equal(tensor[start - optimizer.start : end - optimizer.start].long(), expected)
+
+
+def test_incomplete_or_damaged_state_is_named(tmp_path):
+    for rank in range(2):
+        save_optimizer(Optimizer(buffer_of(torch.float32, 2), grid_of(2, rank), SETTINGS), tmp_path)
+    optimizer = Optimizer(buffer_of(torch.float32), Grid.single(), SETTINGS)
+    second = tmp_path / "optimizer-00001.safetensors"
+    content = second.read_bytes()
+    second.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"optimizer-00001\.safetensors: damaged"):
+        load_optimizer(optimizer, tmp_path)
+    second.unlink()
+    with pytest.raises(ValueError, match="is incomplete"):
+        load_optimizer(optimizer, tmp_path)
+    (tmp_path / "optimizer-00000.safetensors").unlink()
+    with pytest.raises(ValueError, match="cannot be resumed"):
+        load_optimizer(optimizer, tmp_path)
