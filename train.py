@@ -9,8 +9,9 @@ Every checkpoint in `OUT/checkpoints/` is a Hugging Face directory with a `train
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -262,8 +263,6 @@ class Trainer:
         """Steps up to `--steps` or `--stop-step`, with validation and checkpoints on the way."""
         s = self.settings
         last = min(s.steps, s.stop_step or s.steps)
-        for signal_number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signal_number, self.request_stop)
         if self.position.step == 0 and s.validation_every:
             self.validate()
         pending: Pending | None = None
@@ -284,12 +283,9 @@ class Trainer:
                     pending = None
                 if validating:
                     self.validate()
-                if saving:
+                if saving or stopping:
                     self.save()
             upcoming.cancel()
-        if pending is not None:  # a stop seen in the very step that was to be the last one read
-            self.finish_step(pending)
-            self.save()
         if self.log is not None:
             self.log.close()
             print(
@@ -364,6 +360,17 @@ def check_tokenizer(folder: Path, config: LlamaConfig, sampler: Sampler) -> None
             )
 
 
+@contextmanager
+def stop_signals(handler) -> Iterator[None]:
+    """SIGTERM and SIGINT (a queue's time limit, Ctrl-C) call `handler` inside the block."""
+    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Parse, start the processes, train. What a user can cause ends in one line, also in torchrun's own summary."""
     settings = parse(
@@ -377,7 +384,8 @@ def main(arguments: Sequence[str]) -> int:
         device = start_processes("cuda" if torch.cuda.is_available() else "cpu", settings.timeout)
         grid = Grid.create(settings.tp, settings.pp)
         trainer = Trainer(settings, grid, device)
-        trainer.train()
+        with stop_signals(trainer.request_stop):
+            trainer.train()
         barrier(grid.world)
     except (ValueError, OSError) as error:
         handler.record_exception(error)

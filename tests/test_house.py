@@ -1,0 +1,59 @@
+"""The rules of the house: who may import whom, and how long a file may grow."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+OURS = {"kernels", "data", "parallel", "model", "evaluation", "training", "train", "eval"}
+MAY_IMPORT = {
+    "kernels": set(),
+    "data": set(),
+    "parallel": {"kernels"},
+    "model": {"kernels", "parallel"},
+    "evaluation": {"kernels", "data", "parallel", "model"},
+    "training": {"data"},
+}
+FILES = sorted(path for room in MAY_IMPORT for path in (ROOT / room).rglob("*.py"))
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_imports_follow_the_plan(room):
+    files = [path for path in FILES if path.relative_to(ROOT).parts[0] == room]
+    assert files
+    for path in files:
+        rooms = {name.split(".")[0] for name in imported(path)} & OURS
+        assert rooms <= MAY_IMPORT[room] | ({room} if room != "kernels" else set()), path
+
+
+def test_only_comm_and_grid_speak_to_the_network():
+    for path in FILES:
+        names = {name for name in imported(path) if name.startswith("torch.distributed")}
+        allowed = path in (ROOT / "parallel" / "comm.py", ROOT / "parallel" / "grid.py")
+        assert allowed or not names, path
+
+
+def test_files_stay_readable():
+    for path in [*FILES, ROOT / "train.py", ROOT / "eval.py"]:
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path
+
+
+def test_kernels_stand_beside_transformers():
+    """transformers looks for a package called `kernels`; it must take ours for what it is, not for Hugging Face's."""
+    program = "import kernels, transformers; assert not hasattr(kernels, '__version__'); print(transformers.AutoModelForCausalLM.__name__)"
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "AutoModelForCausalLM"
