@@ -19,12 +19,10 @@ import torch
 from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-from data.demo_shards import ensure_demo_shards
 from data.sampler import Sampler, batch
 from data.settings import parse, run_command
-from data.tokenizer import load_tokenizer
-from model.config import LlamaConfig, preset
-from model.huggingface import load_weights, resolve, save_model
+from model.config import LlamaConfig
+from model.huggingface import load_weights, save_model
 from model.llama import Llama, MicroBatch, micro_batch
 from parallel.checkpoint import (
     checkpoint_folders,
@@ -34,13 +32,14 @@ from parallel.checkpoint import (
     save_optimizer,
     write_state,
 )
-from parallel.comm import all_reduce, barrier, gather_objects
+from parallel.comm import all_reduce, barrier
 from parallel.grid import Grid, check_process_count, launched_processes, start_processes, stop_processes
 from parallel.optimizer import AdamWSettings, Optimizer, StepResult, cosine_learning_rate
 from parallel.pipeline import execute, training_schedule, validation_schedule
 from training.log import RunLog, peak_flops
 from training.run import begin_run, check_run_folder, data_fingerprint
-from training.settings import Settings, check, check_batch, parse_shares
+from training.settings import Settings, check, check_batch
+from training.start import choose_dtype, choose_model, choose_tokenizer, data_folders, on_first_rank
 
 MAX_SKIPPED = 20
 """Steps in a row with gradients that are not finite after which a run gives up: the weights will not recover by
@@ -82,9 +81,9 @@ class Trainer:
         self.micro_batches = check_batch(settings, grid.dp.size)
         folders = data_folders(settings, grid)
         self.sampler = Sampler(folders, settings.sequence_length, settings.seed)
-        self.tokenizer = load_tokenizer(self.sampler.tokenizer_path)
+        self.tokenizer = choose_tokenizer(settings, folders, self.sampler)
         self.dtype = choose_dtype(settings.dtype, device)
-        config, weights = choose_model(settings, self.sampler)
+        config, weights = choose_model(settings, self.tokenizer)
         self.model = Llama(
             config, dtype=self.dtype, device=device, grid=grid, gradients=True, recompute=settings.recompute
         )
@@ -296,68 +295,6 @@ class Trainer:
     def request_stop(self, *_: object) -> None:
         """Signal handler: finish the step at hand, save, leave."""
         self.stop_requested = True
-
-
-def on_first_rank(action, grid: Grid):
-    """Run `action` on rank 0 while the others wait; its result, or its ValueError, is every rank's."""
-    result = None
-    if grid.world.rank == 0:
-        try:
-            result = ("value", action())
-        except (ValueError, OSError) as error:
-            result = ("error", str(error))
-    kind, value = gather_objects(result, grid.world)[0]
-    if kind == "error":
-        raise ValueError(value)
-    return value
-
-
-def data_folders(settings: Settings, grid: Grid) -> list[tuple[str, float | None]]:
-    """`--data` as (folder, share); the demo shards, which rank 0 writes if they are not there, without it."""
-    if settings.data:
-        return parse_shares(settings.data)
-    return [(on_first_rank(lambda: ensure_demo_shards(Path("demo")), grid), None)]
-
-
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """bfloat16 on CUDA and float32 on a CPU, unless named; ValueError for a GPU without bfloat16."""
-    if name == "auto":
-        name = "bfloat16" if device.type == "cuda" else "float32"
-    if name == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise ValueError(f"{torch.cuda.get_device_name(device)} has no bfloat16; use --dtype float32")
-    return getattr(torch, name)
-
-
-def choose_model(settings: Settings, sampler: Sampler) -> tuple[LlamaConfig, Path | None]:
-    """(shape, folder of the first weights or None for random ones); checks tokenizer and context against the data."""
-    folder = Path(settings.model)
-    if folder.is_dir():
-        folder = resolve(folder)
-        config = LlamaConfig.from_huggingface(folder)
-        check_tokenizer(folder, config, sampler)
-    else:
-        config, folder = preset(settings.model, sampler.vocab_size), None
-    if settings.sequence_length > config.max_position_embeddings:
-        raise ValueError(
-            f"--sequence-length {settings.sequence_length} exceeds the model's context of "
-            f"{config.max_position_embeddings} tokens"
-        )
-    return config, folder
-
-
-def check_tokenizer(folder: Path, config: LlamaConfig, sampler: Sampler) -> None:
-    """ValueError when the shards were tokenised with another tokenizer than the model's."""
-    if config.vocab_size < sampler.vocab_size:
-        raise ValueError(
-            f"{folder} has {config.vocab_size} token embeddings, the shards use {sampler.vocab_size} tokens; "
-            "tokenise the documents with the model's tokenizer"
-        )
-    if any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json")):
-        tokenizer = load_tokenizer(folder)
-        if sampler.tokenizer_sha256 is not None and tokenizer.sha256 != sampler.tokenizer_sha256:
-            raise ValueError(
-                f"the tokenizer of {folder} is not the one the shards were made with; tokenise the documents with it"
-            )
 
 
 @contextmanager

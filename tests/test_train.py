@@ -351,7 +351,7 @@ def test_damaged_model_folders_are_named(straight, shards, tmp_path):
 
 
 def test_tokenizer_of_another_model(shards, tmp_path, assets):
-    with pytest.raises(ValueError, match="is not the one the shards were made with"):
+    with pytest.raises(ValueError, match="is not the one the data was tokenised with"):
         train(shards, tmp_path / "run", model=str(assets / "model" / "stories260K"))
 
 
@@ -370,3 +370,12 @@ def test_gradients_that_are_not_finite_skip_the_step(shards, straight, tmp_path)
     with pytest.raises(ValueError, match="20 steps in a row up to step 20 gave gradients that are not finite"):
         train(shards, tmp_path / "run", model=str(folder), steps=30, validation_every=0)
     assert all(line["skipped"] for line in metrics(tmp_path / "run"))
+
+
+def test_megatron_pairs_need_their_tokenizer_named(shards, straight, tmp_path, assets):
+    pair = assets / "general" / "megatron_fixture" / "ag_news_prompt_inputs_document"
+    with pytest.raises(ValueError, match="does not say its tokenizer; name it with --tokenizer"):
+        train(pair, tmp_path / "run")
+    with pytest.raises(ValueError, match="is not the one the shards were made with"):
+        data = [str(shards), f"{pair}=0.1"]
+        train(shards, tmp_path / "run", data=data, tokenizer=str(assets / "model" / "llama2_tokenizer.model"))

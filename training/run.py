@@ -17,7 +17,7 @@ def data_fingerprint(folders: list[tuple[str | Path, float | None]]) -> list[str
     digests = []
     for folder, _ in folders:
         path = Path(folder)
-        candidates = (path / "manifest.json", path.parent / "manifest.json", path.with_suffix(".idx"))
+        candidates = (path / "manifest.json", path.parent / "manifest.json", path.with_name(path.name + ".idx"))
         file = next(file for file in candidates if file.is_file())
         digests.append(hashlib.sha256(file.read_bytes()).hexdigest())
     return digests

@@ -16,6 +16,8 @@ class Settings:
     """Folders of token shards, or single sources in them, each FOLDER or FOLDER=SHARE of the training tokens; folders
     without a share divide the rest by size. None: the demo world's shards, made if absent.
     """
+    tokenizer: str = ""
+    """Tokenizer file or folder of data that does not name its own (Megatron pairs). Empty: the shards' own."""
     out: str = "runs/latest"
     """Run folder; an interrupted run in it is continued."""
     steps: int = 200

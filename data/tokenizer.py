@@ -1,0 +1,227 @@
+"""Tokenizers behind one face: SentencePiece `tokenizer.model` files and Hugging Face `tokenizer.json` files.
+
+`encode` never adds BOS or EOS and never makes a special id out of raw text: an abstract that contains the characters
+`</s>` stays text (with the defaults of the Hugging Face libraries it would end the document).
+"""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import sentencepiece
+import tokenizers
+
+from data.tokenizer_export import tokenizer_json_from_sentencepiece
+
+SENTENCEPIECE_FILE, TOKENIZERS_FILE = "tokenizer.model", "tokenizer.json"
+
+HUGGINGFACE_FILES = (
+    SENTENCEPIECE_FILE, TOKENIZERS_FILE, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt", "chat_template.jinja",
+)  # fmt: skip
+"""What makes up a tokenizer in a Hugging Face folder; a saved copy takes those that are there."""
+
+KNOWN_BOUNDARY_TOKENS = (
+    ("<|begin_of_text|>", "<|end_of_text|>"),  # Llama 3
+    ("<s>", "</s>"),  # Llama 1 and 2, Mistral, TinyLlama
+    ("<|endoftext|>", "<|endoftext|>"),  # GPT-2, SmolLM2
+)
+"""(BOS, EOS) of a bare `tokenizer.json`, which does not say them itself: the first pair among its special tokens."""
+
+
+class Tokenizer(ABC):
+    """Text to ids and back.
+
+    Attributes:
+        path: the tokenizer file.
+        folder: the Hugging Face folder that the file was found in (it has a `tokenizer_config.json`), else None.
+        vocab_size: 1 + the largest id.
+        bos_id, eos_id: ids that begin and end a document.
+        sha256: of the bytes of the tokenizer file; two tokenizers with equal sha256 give equal ids.
+    """
+
+    path: Path
+    folder: Path | None
+    vocab_size: int
+    bos_id: int
+    eos_id: int
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.folder = path.parent if (path.parent / "tokenizer_config.json").is_file() else None
+        self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    @abstractmethod
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, without BOS and EOS."""
+
+    @abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids; special ids give nothing."""
+
+    @abstractmethod
+    def token(self, index: int) -> str:
+        """The vocabulary's string of one id."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without BOS and EOS; no id of a special token, whatever the text contains."""
+        return self.encode_batch([text])[0]
+
+    def save(self, folder: str | Path) -> None:
+        """Write the tokenizer into a folder so that `transformers.AutoTokenizer.from_pretrained` gives our ids.
+
+        A tokenizer that came from a Hugging Face folder is copied as it is. Else the file is accompanied by a
+        `tokenizer_config.json` and, for SentencePiece, by an equivalent `tokenizer.json`, which puts one BOS before a
+        text. (A `tokenizer.json` says itself whether transformers adds BOS; it is never changed.) `load_tokenizer` of
+        the new folder has the same sha256.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        files = {self._standard_name: self.path.read_bytes()}
+        if self.folder:
+            present = [name for name in HUGGINGFACE_FILES if (self.folder / name).is_file()]
+            files |= {name: (self.folder / name).read_bytes() for name in present}
+        for name, write in self._companions().items():
+            if name not in files:
+                files[name] = _json_bytes(write())
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+
+    _standard_name: str
+
+    def _companions(self) -> dict[str, Callable[[], dict]]:
+        """Files that transformers wants beside the tokenizer file: their names and what makes their content."""
+        return {"tokenizer_config.json": self._huggingface_config}
+
+    def _huggingface_config(self) -> dict:
+        return {
+            # The generic class runs tokenizer.json as it stands; LlamaTokenizer would rebuild the normaliser and lose
+            # the space that SentencePiece puts before a text that itself begins with a space.
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": self.token(self.bos_id),
+            "eos_token": self.token(self.eos_id),
+            "add_bos_token": True,
+            "add_eos_token": False,
+            "clean_up_tokenization_spaces": False,
+        }
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """A SentencePiece model (Llama 1 and 2, Mistral, TinyLlama)."""
+
+    _standard_name = SENTENCEPIECE_FILE
+
+    def __init__(self, path: Path):
+        super().__init__(path)
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self._processor.load_from_serialized_proto(path.read_bytes())
+        except RuntimeError as error:
+            raise ValueError(f"{path}: not a readable SentencePiece model: {error}") from error
+        self.vocab_size = self._processor.piece_size()
+        self.bos_id, self.eos_id = self._processor.bos_id(), self._processor.eos_id()
+        if self.bos_id < 0 or self.eos_id < 0:
+            raise ValueError(f"{path}: the tokenizer has no BOS or no EOS; train it with bos_id and eos_id")
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return self._processor.encode(list(texts), num_threads=1)  # processes are the workers, threads would fight them
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._processor.decode([int(index) for index in ids])
+
+    def token(self, index: int) -> str:
+        return self._processor.id_to_piece(index)
+
+    def _companions(self) -> dict[str, Callable[[], dict]]:
+        return {**super()._companions(), TOKENIZERS_FILE: self._tokenizer_json}
+
+    def _tokenizer_json(self) -> dict:
+        return tokenizer_json_from_sentencepiece(self.path.read_bytes(), str(self.path), self.bos_id)
+
+    def _huggingface_config(self) -> dict:
+        return {**super()._huggingface_config(), "unk_token": self.token(self._processor.unk_id())}
+
+
+class HuggingFaceTokenizer(Tokenizer):
+    """A `tokenizer.json` (Llama 3, SmolLM2, Llama 2 as transformers saves it)."""
+
+    _standard_name = TOKENIZERS_FILE
+
+    def __init__(self, path: Path):
+        super().__init__(path)
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception
+            raise ValueError(f"{path}: not a readable tokenizer.json: {error}") from error
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = True  # raw text that looks like a special token stays text
+        self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+        bos, eos = self._boundary_tokens()
+        self.bos_id, self.eos_id = self._tokenizer.token_to_id(bos), self._tokenizer.token_to_id(eos)
+        for token, index in ((bos, self.bos_id), (eos, self.eos_id)):
+            if index is None:
+                raise ValueError(f"{path}: {token!r}, named by tokenizer_config.json, is not in the vocabulary")
+            if index in self.encode(token):
+                raise ValueError(f"{path}: {token!r} is BOS or EOS but not marked special in added_tokens")
+
+    def _boundary_tokens(self) -> tuple[str, str]:
+        """(BOS, EOS): what `tokenizer_config.json` or `special_tokens_map.json` beside it say, else a known pair."""
+        for name in ("tokenizer_config.json", "special_tokens_map.json"):
+            if (self.path.parent / name).is_file():
+                config = _read_json(self.path.parent / name)
+                named = [config.get("bos_token"), config.get("eos_token")]
+                bos, eos = (token["content"] if isinstance(token, dict) else token for token in named)
+                if bos and eos:
+                    return bos, eos
+        special = {token.content for token in self._tokenizer.get_added_tokens_decoder().values() if token.special}
+        for bos, eos in KNOWN_BOUNDARY_TOKENS:
+            if bos in special and eos in special:
+                return bos, eos
+        raise ValueError(
+            f"{self.path}: no BOS and EOS known; put a tokenizer_config.json with bos_token and eos_token beside it"
+        )
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode([int(index) for index in ids], skip_special_tokens=True)
+
+    def token(self, index: int) -> str:
+        return self._tokenizer.id_to_token(index)
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """The tokenizer of a `*.model` file (SentencePiece), a `*.json` file (tokenizers) or a folder holding one.
+
+    A folder with both is read through `tokenizer.model`: it is the source that the `tokenizer.json` was made from.
+
+    Raises:
+        ValueError: nothing there, an unreadable file, or a tokenizer without BOS or EOS.
+    """
+    path = Path(path)
+    if path.is_dir():
+        for name in (SENTENCEPIECE_FILE, TOKENIZERS_FILE):
+            if (path / name).is_file():
+                return load_tokenizer(path / name)
+        raise ValueError(f"{path}: no {SENTENCEPIECE_FILE} and no {TOKENIZERS_FILE} in this folder")
+    if not path.is_file():
+        raise ValueError(f"{path}: no such tokenizer file or folder")
+    return HuggingFaceTokenizer(path) if path.suffix == ".json" else SentencePieceTokenizer(path)
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: a JSON object was expected")
+    return content
+
+
+def _json_bytes(content: dict) -> bytes:
+    return (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode()

@@ -1,0 +1,95 @@
+"""What a run starts from: data, tokenizer, model and dtype, checked against each other before anything is allocated."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.demo_shards import ensure_demo_shards
+from data.megatron import is_megatron
+from data.sampler import Sampler
+from data.tokenizer import Tokenizer, load_tokenizer
+from model.config import LlamaConfig, preset
+from model.huggingface import resolve
+from parallel.comm import gather_objects
+from parallel.grid import Grid
+
+from .settings import Settings, parse_shares
+
+
+def on_first_rank(action: Callable[[], Any], grid: Grid) -> Any:
+    """Run `action` on rank 0 while the others wait; its result, or its ValueError, is every rank's."""
+    result = None
+    if grid.world.rank == 0:
+        try:
+            result = ("value", action())
+        except (ValueError, OSError) as error:
+            result = ("error", str(error))
+    kind, value = gather_objects(result, grid.world)[0]
+    if kind == "error":
+        raise ValueError(value)
+    return value
+
+
+def data_folders(settings: Settings, grid: Grid) -> list[tuple[str, float | None]]:
+    """`--data` as (folder, share); the demo shards, which rank 0 writes if they are not there, without it."""
+    if settings.data:
+        return parse_shares(settings.data)
+    return [(on_first_rank(lambda: ensure_demo_shards(Path("demo")), grid), None)]
+
+
+def choose_tokenizer(settings: Settings, folders: list[tuple[str, float | None]], sampler: Sampler) -> Tokenizer:
+    """The tokenizer the data was made with: the shards' own copy, or `--tokenizer` for Megatron pairs, which name none."""
+    unnamed = [folder for folder, _ in folders if is_megatron(Path(folder))]
+    if not settings.tokenizer:
+        if unnamed:
+            raise ValueError(
+                f"--data {unnamed[0]}: a Megatron pair does not say its tokenizer; name it with --tokenizer"
+            )
+        return load_tokenizer(sampler.tokenizer_path)
+    tokenizer = load_tokenizer(settings.tokenizer)
+    if sampler.tokenizer_sha256 not in (None, tokenizer.sha256):
+        raise ValueError(f"--tokenizer {settings.tokenizer} is not the one the shards were made with")
+    return tokenizer
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """bfloat16 on CUDA and float32 on a CPU, unless named; ValueError for a GPU without bfloat16."""
+    if name == "auto":
+        name = "bfloat16" if device.type == "cuda" else "float32"
+    if name == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ValueError(f"{torch.cuda.get_device_name(device)} has no bfloat16; use --dtype float32")
+    return getattr(torch, name)
+
+
+def choose_model(settings: Settings, tokenizer: Tokenizer) -> tuple[LlamaConfig, Path | None]:
+    """(shape, folder of the first weights or None for random ones); checks tokenizer and context against the data."""
+    folder = Path(settings.model)
+    if folder.is_dir():
+        folder = resolve(folder)
+        config = LlamaConfig.from_huggingface(folder)
+        _check_vocabulary(folder, config, tokenizer)
+    else:
+        config, folder = preset(settings.model, tokenizer.vocab_size), None
+    if settings.sequence_length > config.max_position_embeddings:
+        raise ValueError(
+            f"--sequence-length {settings.sequence_length} exceeds the model's context of "
+            f"{config.max_position_embeddings} tokens"
+        )
+    return config, folder
+
+
+def _check_vocabulary(folder: Path, config: LlamaConfig, tokenizer: Tokenizer) -> None:
+    """ValueError when the data was tokenised with another tokenizer than the model's."""
+    if any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json")):
+        theirs = load_tokenizer(folder)
+        if theirs.sha256 != tokenizer.sha256:
+            raise ValueError(
+                f"the tokenizer of {folder} is not the one the data was tokenised with; tokenise the documents with it"
+            )
+    if config.vocab_size < tokenizer.vocab_size:
+        raise ValueError(
+            f"{folder} has {config.vocab_size} token embeddings, the data uses {tokenizer.vocab_size} tokens; "
+            "tokenise the documents with the model's tokenizer"
+        )
