@@ -15,7 +15,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--json", default=None, help="folder to write each benchmark's figures to")
 
 
-@pytest.fixture()
+@pytest.fixture
 def report(request: pytest.FixtureRequest) -> Callable[[dict], None]:
     """Print a benchmark's figures, and write them where `--json` says."""
 

@@ -1,4 +1,6 @@
-"""Tokens per second of a training step of SmolLM2-135M's shape on this machine's CPU, beside transformers with the same optimizer."""
+"""Tokens per second of a training step of SmolLM2-135M's shape on this machine's CPU, beside transformers with the same
+optimizer.
+"""
 
 import statistics
 import time
@@ -36,9 +38,7 @@ def ours(tokens, targets):
 
 def theirs(tokens, targets):
     shape = preset("smollm2-135m")
-    config = transformers.LlamaConfig(
-        **{key: value for key, value in shape.to_huggingface("float32").items() if key not in ("dtype", "torch_dtype", "architectures")}
-    )  # fmt: skip
+    config = transformers.LlamaConfig.from_dict(shape.to_huggingface("float32"))
     model = transformers.LlamaForCausalLM(config)
     weights = list(model.parameters())
     groups = [
@@ -76,8 +76,16 @@ def test_training_step_beside_transformers(sequences, report):
             seconds[name].append(time.perf_counter() - start)
             assert 0 < loss < 20
     rates = {name: len(tokens) / statistics.median(times[1:]) for name, times in seconds.items()}
-    report({
-        "shape": "smollm2-135m", "sequences": sequences, "sequence_length": SEQUENCE, "dtype": "float32", "threads": torch.get_num_threads(),
-        "tokens_per_second": rates, "ratio": rates["materia"] / rates["transformers"], "transformers": transformers.__version__,
-        "best_ratio": min(seconds["transformers"][1:]) / min(seconds["materia"][1:]),
-    })
+    report(
+        {
+            "shape": "smollm2-135m",
+            "sequences": sequences,
+            "sequence_length": SEQUENCE,
+            "dtype": "float32",
+            "threads": torch.get_num_threads(),
+            "transformers": transformers.__version__,
+            "tokens_per_second": rates,
+            "ratio": rates["materia"] / rates["transformers"],
+            "ratio_of_fastest_steps": min(seconds["transformers"][1:]) / min(seconds["materia"][1:]),
+        }
+    )

@@ -374,8 +374,8 @@ def test_gradients_that_are_not_finite_skip_the_step(shards, straight, tmp_path)
 
 def test_megatron_pairs_need_their_tokenizer_named(shards, straight, tmp_path, assets):
     pair = assets / "general" / "megatron_fixture" / "ag_news_prompt_inputs_document"
-    with pytest.raises(ValueError, match="does not say its tokenizer; name it with --tokenizer"):
+    with pytest.raises(ValueError, match="does not say its tokenizer; add --tokenizer"):
         train(pair, tmp_path / "run")
+    data = [str(shards), f"{pair}=0.1"]
     with pytest.raises(ValueError, match="is not the one the shards were made with"):
-        data = [str(shards), f"{pair}=0.1"]
         train(shards, tmp_path / "run", data=data, tokenizer=str(assets / "model" / "llama2_tokenizer.model"))

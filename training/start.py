@@ -40,12 +40,12 @@ def data_folders(settings: Settings, grid: Grid) -> list[tuple[str, float | None
 
 
 def choose_tokenizer(settings: Settings, folders: list[tuple[str, float | None]], sampler: Sampler) -> Tokenizer:
-    """The tokenizer the data was made with: the shards' own copy, or `--tokenizer` for Megatron pairs, which name none."""
+    """The tokenizer the data was made with: the shards' copy, or `--tokenizer` for Megatron pairs, which name none."""
     unnamed = [folder for folder, _ in folders if is_megatron(Path(folder))]
     if not settings.tokenizer:
         if unnamed:
             raise ValueError(
-                f"--data {unnamed[0]}: a Megatron pair does not say its tokenizer; name it with --tokenizer"
+                f"--data {unnamed[0]}: a Megatron pair does not say its tokenizer; add --tokenizer"
             )
         return load_tokenizer(sampler.tokenizer_path)
     tokenizer = load_tokenizer(settings.tokenizer)
