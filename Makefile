@@ -28,4 +28,4 @@ $(VENV)/installed-for-tests: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo corpus shards runs evaluations
+	rm -rf $(VENV) demo corpus shards runs scores

@@ -9,6 +9,7 @@ Every checkpoint in `OUT/checkpoints/` is a Hugging Face directory with a `train
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -61,9 +62,7 @@ class Position:
 
 @dataclass
 class Pending:
-    """A finished step whose numbers the host has not read yet: it does so one step later, when the device has long
-    computed them.
-    """
+    """A step that was issued and whose numbers the host has not read yet."""
 
     step: int
     first_sample: int
@@ -264,22 +263,23 @@ class Trainer:
         last = min(s.steps, s.stop_step or s.steps)
         if self.position.step == 0 and s.validation_every:
             self.validate()
-        pending: Pending | None = None
+        # On a GPU a step's numbers are read one step late; a CPU has them when train_step returns.
+        lag = 1 if self.device.type == "cuda" else 0
+        unread: deque[Pending] = deque()
         stopping = False
         with ThreadPoolExecutor(1, thread_name_prefix="loader") as loader:
             upcoming: Future = loader.submit(self.load_step, self.position.next_sample)
             while self.position.step < last and not stopping:
                 micro_batches = upcoming.result()
                 upcoming = loader.submit(self.load_step, self.position.next_sample + s.global_batch_size)
-                previous, pending = pending, self.train_step(micro_batches)
-                if previous is not None:
-                    stopping = self.finish_step(previous)
+                unread.append(self.train_step(micro_batches))
+                while len(unread) > lag:
+                    stopping = self.finish_step(unread.popleft()) or stopping
                 step = self.position.step
                 validating = s.validation_every and (step % s.validation_every == 0 or step == s.steps)
                 saving = (s.checkpoint_every and step % s.checkpoint_every == 0) or step == last or stopping
-                if validating or saving:
-                    stopping = self.finish_step(pending) or stopping
-                    pending = None
+                while unread and (validating or saving):
+                    stopping = self.finish_step(unread.popleft()) or stopping
                 if validating:
                     self.validate()
                 if saving or stopping:

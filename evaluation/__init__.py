@@ -1,0 +1,1 @@
+"""Benchmark scoring: prompts, option log-probabilities, answer extraction, statistics and the report."""
