@@ -1,0 +1,52 @@
+"""Cleaning that loses nothing, and the rules that drop a document.
+
+Text is repaired, never rewritten: doses, `p < 0.05`, bracketed ranges, table rows, µ, ≤, ± and superscripts come out as
+they went in. (Compatibility normalisation is not used: it would turn 10⁹ into 109.)
+"""
+
+import re
+import unicodedata
+
+import ftfy
+
+_MOJIBAKE = re.compile(
+    "[\u0080-\u009f\ufffd]|[\u00c2-\u00f4][\u0080-\u00bf\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u0192\u02c6\u02dc\u2013\u2014\u2018-\u201e\u2020-\u2022"
+    "\u2026\u2030\u2039\u203a\u20ac\u2122]"
+)
+"""UTF-8 that was once read as Latin-1 or Windows-1252 leaves such pairs (`Î¼g` for μg). Only then is ftfy, slow,
+asked to decide."""
+_INVISIBLE = dict.fromkeys([0xAD, 0x200B, 0x2060, 0xFEFF, *(c for c in range(32) if c not in (9, 10, 11, 12, 13)), 127])
+_SPACES = dict.fromkeys([0xA0, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000], " ")
+_LINE_BREAKS = dict.fromkeys([0x0B, 0x0C, 0x0D, 0x85, 0x2028, 0x2029], "\n")
+_CHARACTERS = _INVISIBLE | _SPACES | _LINE_BREAKS
+_ANY_OF_THEM = re.compile("[" + re.escape("".join(map(chr, _CHARACTERS))) + "]")
+_LINE_END_BLANKS = re.compile(r"[ \t]+$", re.MULTILINE)
+_BLANK_LINES = re.compile(r"\n{3,}")
+
+
+def clean_text(text: str) -> str:
+    """`text` with broken encodings repaired (ftfy, only where it shows), composed accents, plain blanks and line
+    breaks.
+
+    Invisible characters go, blanks at line ends go, and more than one empty line becomes one. Indentation and every
+    visible character stay.
+    """
+    if _MOJIBAKE.search(text):
+        text = ftfy.fix_encoding(text)
+    if _ANY_OF_THEM.search(text):
+        text = text.replace("\r\n", "\n").translate(_CHARACTERS)
+    if not unicodedata.is_normalized("NFC", text):
+        text = unicodedata.normalize("NFC", text)
+    if " \n" in text or "\t\n" in text or text.endswith((" ", "\t")):
+        text = _LINE_END_BLANKS.sub("", text)
+    return _BLANK_LINES.sub("\n\n", text).strip("\n")
+
+
+def drop_rule(text: str, min_characters: int) -> str | None:
+    """The name of the rule by which a cleaned text is dropped, or None: `empty`, `too-short` (under
+    `min_characters`)."""
+    if not text.strip():
+        return "empty"
+    if len(text) < min_characters:
+        return "too-short"
+    return None

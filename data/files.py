@@ -1,0 +1,228 @@
+"""Raw input files: which ones a source holds, and opening them through any compression with one kind of error.
+
+Whatever is wrong inside an input file (a cut gzip, a bad checksum, text that is not UTF-8, XML that is not well formed)
+becomes one exception, `DamagedFile`, so that a run can finish everything else and name the file at the end.
+"""
+
+import bz2
+import codecs
+import gzip
+import io
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import zstandard
+
+COMPRESSIONS = (".gz", ".bz2", ".zst")
+READ_SIZE = 1 << 18
+"""Bytes a read: large enough that Python's per-call cost vanishes, small enough to stay in the cache."""
+
+
+class DamagedFile(ValueError):
+    """An input file that cannot be read to its end. `name` is the file, `reason` one clause."""
+
+    def __init__(self, name: str, reason: str):
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = " ".join(reason.split())
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+class _ZstdFile(io.RawIOBase):
+    """Decompressed zstd frames. Unlike the library's own stream it refuses a file that ends inside a frame."""
+
+    def __init__(self, raw: BinaryIO):
+        self.raw = raw
+        self.frame = zstandard.ZstdDecompressor().decompressobj()
+        self.pending = b""  # decompressed, not yet handed out
+        self.inside_frame = False
+
+    def readable(self) -> bool:
+        return True
+
+    def _fill(self) -> bool:
+        compressed = self.frame.unused_data if self.frame.eof else b""
+        compressed = compressed or self.raw.read(READ_SIZE)
+        if not compressed:
+            if self.inside_frame:
+                raise EOFError("the file ends inside a compressed frame")
+            return False
+        if self.frame.eof:
+            self.frame = zstandard.ZstdDecompressor().decompressobj()
+        self.pending = self.frame.decompress(compressed)
+        self.inside_frame = not self.frame.eof
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        while not self.pending:
+            if not self._fill():
+                return 0
+        count = min(len(buffer), len(self.pending))
+        buffer[:count] = self.pending[:count]
+        self.pending = self.pending[count:]
+        return count
+
+    def close(self) -> None:
+        self.raw.close()
+        super().close()
+
+
+class InputStream(io.RawIOBase):
+    """A byte stream whose every failure to read is a `DamagedFile` naming the file."""
+
+    def __init__(self, name: str, stream: BinaryIO, raw: BinaryIO):
+        self.name = name
+        self.stream = stream
+        self.raw = raw
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        try:
+            return self.stream.readinto(buffer)
+        except EOFError as error:
+            raise DamagedFile(self.name, f"the compressed file is cut short ({error})") from error
+        except (zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
+            raise DamagedFile(self.name, f"broken compression ({error})") from error
+        except OSError as error:
+            reason = error.strerror or f"broken compression ({error})"
+            raise DamagedFile(self.name, reason) from error
+
+    def seekable(self) -> bool:
+        return self.stream is self.raw  # only what is not compressed is cut into ranges
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self.stream.seek(offset, whence)
+
+    def close(self) -> None:
+        self.stream.close()
+        self.raw.close()
+        super().close()
+
+
+def open_input(path: Path, name: str) -> io.BufferedReader:
+    """`path` for reading bytes, decompressed by its suffix (.gz, .bz2 with many streams, .zst with many frames).
+
+    Raises DamagedFile, naming `name`, at opening or at any later read.
+    """
+    try:
+        raw: BinaryIO = path.open("rb")
+    except OSError as error:
+        raise DamagedFile(name, error.strerror or str(error)) from error
+    suffix = path.suffix.lower()
+    if suffix == ".tgz":
+        suffix = ".gz"
+    opened: BinaryIO = raw
+    if suffix == ".gz":
+        opened = gzip.GzipFile(fileobj=raw)
+    elif suffix == ".bz2":
+        opened = bz2.BZ2File(raw)
+    elif suffix == ".zst":
+        opened = _ZstdFile(raw)
+    return io.BufferedReader(InputStream(name, opened, raw), READ_SIZE)
+
+
+class _Range(io.RawIOBase):
+    """The lines of a file that begin in the bytes [start, end)."""
+
+    def __init__(self, stream: BinaryIO, start: int, end: int):
+        self.stream = stream
+        self.end = end
+        stream.seek(max(0, start - 1))
+        if start > 0:  # the line that holds byte start - 1 belongs to the range before, unless it ends just there
+            stream.readline()
+        self.line = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        if not self.line and self.stream.tell() < self.end:
+            self.line = self.stream.readline()
+        count = min(len(buffer), len(self.line))
+        buffer[:count] = self.line[:count]
+        self.line = self.line[count:]
+        return count
+
+    def close(self) -> None:
+        self.stream.close()
+        super().close()
+
+
+def open_range(path: Path, name: str, start: int, end: int) -> tuple[io.BufferedReader, int]:
+    """The lines of an uncompressed file that begin in the bytes [start, end), and the byte at which the first begins.
+
+    Ranges that share their borders cover every line exactly once, wherever the borders fall.
+    """
+    lines = _Range(open_input(path, name), start, end)
+    first = lines.stream.tell()
+    return io.BufferedReader(lines, READ_SIZE), first
+
+
+def decode(data: bytes, name: str, encoding: str = "utf-8") -> str:
+    """`data` as text; DamagedFile names the file and the byte offset where it is not valid `encoding`. A BOM is
+    dropped."""
+    try:
+        return data.decode(encoding).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise DamagedFile(name, _not_encoded(encoding, error.start, data[error.start])) from error
+    except LookupError as error:
+        raise DamagedFile(name, f"unknown encoding {encoding!r}") from error
+
+
+class StreamDecoder:
+    """Chunks of bytes to text, strictly; DamagedFile names the byte offset of the first byte that is not valid."""
+
+    def __init__(self, name: str, encoding: str):
+        self.name = name
+        self.encoding = encoding
+        try:
+            io.TextIOWrapper(io.BytesIO(), encoding=encoding)  # refuses what is no text encoding (rot13, zlib)
+            self.decoder = codecs.getincrementaldecoder(encoding)("strict")
+        except LookupError as error:
+            raise DamagedFile(name, f"unknown encoding {encoding!r}") from error
+        self.consumed = 0
+
+    def decode(self, chunk: bytes, final: bool = False) -> str:
+        """The text of `chunk`, less a last character whose bytes are not all there yet."""
+        held = len(self.decoder.getstate()[0])
+        try:
+            text = self.decoder.decode(chunk, final)
+        except UnicodeDecodeError as error:
+            offset = self.consumed - held + error.start
+            raise DamagedFile(self.name, _not_encoded(self.encoding, offset, error.object[error.start])) from error
+        self.consumed += len(chunk)
+        return text
+
+
+def _not_encoded(encoding: str, offset: int, byte: int) -> str:
+    return f"not {encoding.upper()} text: byte 0x{byte:02x} at offset {offset}"
+
+
+def is_documentation(name: str) -> bool:
+    """README and LICENSE files lie beside data but are not data."""
+    stem = name.split(".")[0].upper()
+    return stem in ("README", "LICENSE", "LICENCE", "COPYING") and not name.lower().endswith((".xml", ".nxml"))
+
+
+def without_compression(name: str) -> str:
+    """A lower-case file name without its compression suffix: `A.XML.gz` is `a.xml`."""
+    lower = name.lower()
+    for suffix in COMPRESSIONS:
+        lower = lower.removesuffix(suffix)
+    return lower
+
+
+def walk(root: Path) -> Iterator[tuple[str, Path]]:
+    """`(relative name, path)` of every file below `root` in the order of their names; hidden ones are left out."""
+    found = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(folder, name) for name in names if not name.startswith(".")]
+    yield from sorted((path.relative_to(root).as_posix(), path) for path in found)

@@ -1,0 +1,65 @@
+"""What a reader gets and gives."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from data.documents import Document
+
+
+@dataclass
+class InputFile:
+    """One opened, decompressed file.
+
+    `name` is its path below the source's root: used in ids and messages, the same on every machine. `offset` is the
+    byte of the file at which `stream` begins (not 0 for a later range of a large jsonl). `notes` counts what was left
+    out inside documents.
+    """
+
+    stream: BinaryIO
+    name: str
+    source: str
+    offset: int = 0
+    notes: Counter[str] = field(default_factory=Counter)
+
+    def note_entities(self, unknown: Counter[str]) -> None:
+        """Count the entity names that the XML door did not know."""
+        for name, count in unknown.items():
+            self.notes[f"unknown entity &{name}; kept as text"] += count
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """A record that gives no document: the rule's name, and where and why where a person may want to look."""
+
+    rule: str
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """The publisher took a citation back: documents of this source read before, with this PMID, go."""
+
+    pmid: str
+
+
+Read = Callable[[InputFile], Iterator[Document | Drop | Deletion]]
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a source kind is read.
+
+    `pattern` matches the lower-case file name without its compression suffix. `splittable` files are cut into byte
+    ranges of whole lines when not compressed. `archives`: members of .tar, .tar.gz, .tgz are read like files.
+    `full_text` documents are preferred to abstracts with the same identity.
+    """
+
+    read: Read
+    pattern: re.Pattern[str]
+    spelling: str
+    splittable: bool = False
+    archives: bool = False
+    full_text: bool = False

@@ -1,0 +1,50 @@
+"""Cleaning repairs and loses nothing."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.clean import clean_text, drop_rule
+
+FAITHFUL = [
+    "Give 5 µg/kg (0.5–1.0 mL) q6h; p < 0.05 and n > 30 [range 3–7].",
+    "| Drug | Dose |\n| --- | --- |\n| Amoxicillin | 25 mg/kg |",
+    "10⁹ cells, Ca²⁺, H₂O, 37 °C, ±2, ≤5, ≥ 60 %, α-TNF, x̄, Å",
+    "o of choice\n12.5\n<5> [6] {7}",
+    "    indented = code\n\tand tab",
+    "naïve café–bar Ångström “quoted” it’s",
+    "1. one\n  - nested\n2. two",
+]
+
+
+@pytest.mark.parametrize("text", FAITHFUL)
+def test_text_that_needs_nothing_is_unchanged(text):
+    assert clean_text(text) == text
+
+
+@pytest.mark.parametrize(
+    ("broken", "repaired"),
+    [
+        ("5 Î¼g of TNF-Î±", "5 μg of TNF-α"),
+        ("Â±2 Â°C and caf\u00c3\u00a9", "±2 °C and café"),
+        ("5\u00a0mg\u2009/\u202fkg", "5 mg / kg"),
+        ("hy\u00adphen\u200b\ufeff", "hyphen"),
+        ("a\r\nb\rc\u2028d", "a\nb\nc\nd"),
+        ("a  \n\n\n\n b\t\n", "a\n\n b"),
+        ("e\u0301", "é"),
+        ("a\x00b\x07", "ab"),
+    ],
+)
+def test_repairs(broken, repaired):
+    assert clean_text(broken) == repaired
+
+
+@given(st.text())
+def test_cleaning_twice_is_cleaning_once(text):
+    once = clean_text(text)
+    assert clean_text(once) == once
+
+
+@pytest.mark.parametrize(("text", "rule"), [("", "empty"), (" \n ", "empty"), ("short", "too-short"), ("x" * 50, None)])
+def test_drop_rules(text, rule):
+    assert drop_rule(text, 50) == rule

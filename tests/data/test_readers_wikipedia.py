@@ -1,0 +1,93 @@
+"""Wikipedia: articles only, mark-up gone, words, numbers and tables kept."""
+
+import bz2
+import io
+
+import pytest
+
+from data.documents import Document
+from data.files import DamagedFile, open_input
+from data.readers.interface import Drop, InputFile
+from data.readers.wikipedia import read
+from data.readers.wikitext import plain_text
+
+
+def page(title, text, ns=0, identity=1, extra=""):
+    text = text.replace("&", "&amp;").replace("<", "&lt;")
+    return (
+        f"<page><title>{title}</title><ns>{ns}</ns><id>{identity}</id>{extra}<revision><timestamp>2020-01-02T03:04:05Z</timestamp>"
+        f"<text>{text}</text></revision></page>"
+    )
+
+
+def dump(*pages):
+    head = '<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/" xml:lang="en"><siteinfo><base>https://en.wikipedia.org/wiki/Main_Page</base></siteinfo>'
+    return (head + "".join(pages) + "</mediawiki>").encode()
+
+
+def test_pages_and_drops():
+    pages = [
+        page("Gout (disease)", "'''Gout''' is [[arthritis]].", identity=5),
+        page("Old name", "#REDIRECT [[Gout]]", extra='<redirect title="Gout"/>'),
+        page("Talk:Gout", "talk", ns=1),
+        page("Empty", ""),
+    ]
+    items = list(read(InputFile(io.BytesIO(dump(*pages)), "w.xml", "wikipedia")))
+    assert items[0] == Document(
+        id="page:5", source="wikipedia", title="Gout (disease)", text="# Gout (disease)\n\nGout is arthritis.",
+        url="https://en.wikipedia.org/wiki/Gout_%28disease%29", license="CC-BY-SA", language="en", date="2020-01-02",
+    )  # fmt: skip
+    assert [item.rule for item in items[1:]] == ["redirect", "not-an-article", "bad-record"]
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("'''Bold''' ''it'' [[a|b]] [[c]] [http://x.org site] [http://y.org]", "Bold it b c site"),
+        ("a<ref>note {{cite|x}}</ref>b<ref name=x />c", "abc"),
+        ("{{Infobox|a=[[b]]|{{nested|{{deep}}}}}}text", "text"),
+        ("{{convert|5|km|mi}} and {{convert|3|to|4|mg}} {{frac|1|2}} {{frac|2|1|3}} {{lang|fr|mot}} {{val|3.1|e=9|u=Pa}}",
+         "5 km and 3 to 4 mg 1/2 2 1/3 mot 3.1×10⁹ Pa"),
+        ("{{small|[[1st Awards|(1st)]]}}", "(1st)"),
+        ("[[File:x.jpg|thumb|a [[link]] and [http://z z]]]after", "after"),
+        ("[[Category:X]]\n[[fr:Goutte]]words", "words"),
+        ("10<sup>9</sup> H<sub>2</sub>O 5&nbsp;mg p &lt; 0.05 and x < 3", "10⁹ H2O 5 mg p < 0.05 and x < 3"),
+        ("== A ==\ntext\n=== B ===\n* one\n** two\n# x\n# y\n: indented", "## A\n\ntext\n\n### B\n\n- one\n  - two\n1. x\n2. y\nindented"),
+        ("lead\n== See also ==\n* [[x]]\n== References ==\n{{reflist}}", "lead"),
+        ("== Empty ==\n== Full ==\nx", "## Full\n\nx"),
+        ("<math>E = mc^2</math> <nowiki>[[raw]] &amp;</nowiki>", "$E = mc^2$ [[raw]] &"),
+        ("<!-- hidden [[x]] -->seen<br/>line __NOTOC__", "seen\nline"),
+        ("unclosed {{template and [[link\nnext", "unclosed {{template and [[link\nnext"),
+        ("{| class=x\n|+ Doses\n! Drug !! mg\n|-\n| colspan=2 | both\n|-\n| [[A|B]]\n| 5 || extra\n|}",
+         "Doses\n\n| Drug | mg |  |\n| --- | --- | --- |\n| both |  |  |\n| B | 5 | extra |"),
+    ],
+)  # fmt: skip
+def test_wikitext(source, expected):
+    assert plain_text(source) == expected
+
+
+def test_deep_nesting_ends():
+    assert plain_text("{{a|" * 300 + "x" + "}}" * 300 + "end") == "end"
+
+
+def test_real_dump(assets):
+    (path,) = (assets / "general").glob("enwiki*.bz2")
+    with open_input(path, path.name) as stream:
+        items = list(read(InputFile(stream, path.name, "wikipedia")))
+    documents = [item for item in items if isinstance(item, Document)]
+    assert (len(documents), sum(isinstance(item, Drop) for item in items)) == (106, 100)
+    text = "\n".join(document.text for document in documents)
+    assert len(text) > 2_900_000
+    for mark in ("[[", "<ref", "'''", "{|", "&nbsp;", "<br"):
+        assert text.count(mark) <= 1, mark
+
+
+def test_multistream_and_cut_dumps(tmp_path):
+    data = dump(*(page(f"P{i}", "words " * 50, identity=i) for i in range(20)))
+    path = tmp_path / "d.xml.bz2"
+    path.write_bytes(bz2.compress(data[:2000]) + bz2.compress(data[2000:]))
+    with open_input(path, "d.xml.bz2") as stream:
+        assert len(list(read(InputFile(stream, "d.xml.bz2", "w")))) == 20
+    path.write_bytes(bz2.compress(data[:2000]) + bz2.compress(data[2000:])[:-20])
+    with open_input(path, "d.xml.bz2") as stream, pytest.raises(DamagedFile, match="cut short"):
+        list(read(InputFile(stream, "d.xml.bz2", "w")))
