@@ -1,0 +1,352 @@
+"""Causal attention over packed documents: forward pass, log-sum-exp, merging of partial results.
+
+out = softmax(scale * q k^T + mask) v, blockwise with a running maximum, so that no score reaches memory (Dao 2023,
+arXiv:2307.08691). Query i of a document reads keys j <= i, with a window w only those with i - j < w (itself included).
+
+FLOPs for a document of s tokens: 2 s^2 heads head_dim (half of the full square's 4). Bytes: q and out once; k and v
+once for every block of queries that reads them, mostly from the cache. Bound by matrix products beyond a few hundred
+tokens. Saved for backward: q, k, v, out, lse. Deterministic: each program writes its own rows.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from .attention_backward import attention_backward
+from .attention_blocks import block_dim, check_triton_dtype, key_ranges, load_rows
+from .common import accumulation_dtype, check_alike, check_device, check_floating
+from .documents import Documents
+from .padding import padded_batches, place, repeat_heads, take, visible
+from .tiles import architecture, attention_tiles
+from .triton_or_stub import tl, triton
+
+LARGEST_HEAD_DIM = 256
+
+
+# ---- layer 1: plain functions ----------------------------------------------------------------------------------------
+
+
+def attention_forward(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    documents: Documents,
+    *,
+    window: int | None = None,
+    scale: float | None = None,
+    out: torch.Tensor | None = None,
+    key_documents: Documents | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention of each document over itself and the softmax's log-sum-exp.
+
+    q [tokens, heads, head_dim]; k, v [keys, kv_heads, head_dim]; heads is a multiple of kv_heads, query head h reads
+    kv head h // (heads / kv_heads). All may be strided views (of the packed qkv), the last dimension without gaps.
+    `scale` defaults to head_dim ** -0.5. `out` receives the result. Returns (out [tokens, heads, head_dim],
+    lse [heads, tokens], natural logarithm, accumulation dtype).
+
+    `key_documents` (as many documents, other lengths; for cached prefixes) aligns the last query of each document with
+    its last key: j <= i + keys - queries. A query that reads no key gives out = 0 and lse = -inf.
+    """
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device) if out is None else out
+    lse = torch.empty((q.shape[1], q.shape[0]), dtype=accumulation_dtype(q.dtype), device=q.device)
+    run = _triton_forward if q.is_cuda else _torch_forward
+    key_documents = documents if key_documents is None else key_documents
+    run(q, k, v, documents, key_documents, window, scale, out, lse)
+    return out, lse
+
+
+def merge_attention(
+    out_a: torch.Tensor, lse_a: torch.Tensor, out_b: torch.Tensor, lse_b: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention over the union of two disjoint sets of keys from the results over each.
+
+    out_* [tokens, heads, head_dim], lse_* [heads, tokens]. lse = log(e^lse_a + e^lse_b) and
+    out = e^(lse_a - lse) out_a + e^(lse_b - lse) out_b; with no key on either side (both -inf), 0 and -inf.
+    """
+    lse = torch.logaddexp(lse_a, lse_b)
+    reference = lse.masked_fill(lse.isneginf(), 0.0)
+    share_a = (lse_a - reference).exp_().t()[..., None]
+    share_b = (lse_b - reference).exp_().t()[..., None]
+    return (out_a * share_a + out_b * share_b).to(out_a.dtype), lse
+
+
+# ---- plain-torch twin ------------------------------------------------------------------------------------------------
+
+
+def _torch_forward(q, k, v, documents, key_documents, window, scale, out, lse):
+    """torch's CPU flash attention: one call for each group of documents of similar length, or for each document where
+    queries and keys differ in number. Padding stands at a document's end, where causality hides it from real queries.
+    """
+    if key_documents is not documents:
+        _torch_forward_cross(q, k, v, documents, key_documents, window, scale, out, lse)
+        return
+    for batch in padded_batches(tuple(documents.cu_seqlens.tolist())):
+        mask = visible(batch.length, batch.length, window, q)
+        keys, values = (repeat_heads(take(batch, x), q.shape[1]) for x in (k, v))
+        result, result_lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            take(batch, q), keys, values, 0.0, mask is None, attn_mask=mask, scale=scale
+        )
+        place(batch, result, out)
+        place(batch, result_lse[..., None], lse.t()[..., None])
+
+
+def _torch_forward_cross(q, k, v, documents, key_documents, window, scale, out, lse):
+    begins, key_begins = documents.cu_seqlens.tolist(), key_documents.cu_seqlens.tolist()
+    for document in range(len(begins) - 1):
+        begin, end = begins[document : document + 2]
+        keys = slice(*key_begins[document : document + 2])
+        first = max(begin, end - (keys.stop - keys.start))
+        out[begin:first] = 0  # these queries read no key
+        lse[:, begin:first] = -torch.inf
+        if first == end:
+            continue
+        mask = visible(end - first, keys.stop - keys.start, window, q)
+        result, result_lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            q[first:end].transpose(0, 1)[None],
+            *(repeat_heads(x[keys].transpose(0, 1)[None], q.shape[1]) for x in (k, v)),
+            0.0,
+            mask is None,
+            attn_mask=mask,
+            scale=scale,
+        )
+        out[first:end] = result[0].transpose(0, 1)
+        lse[:, first:end] = result_lse[0]
+
+
+# ---- Triton ----------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _attend(
+    q, top, total, sums, k_pointer, v_pointer, j, keys, position, window, k_stride, v_stride, scale_log2,
+    HEAD_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, COLUMNS: tl.constexpr, MASKED: tl.constexpr,
+    HAS_WINDOW: tl.constexpr,
+):  # fmt: skip
+    """One block of keys from j on: the new (running maximum [ROWS], sum of exponentials [ROWS], output [ROWS, dim])."""
+    start = tl.cast(j, tl.int64)
+    row, last_row = tl.arange(0, COLUMNS), keys - 1 - j
+    k = load_rows(k_pointer + start * k_stride, row, last_row, k_stride, HEAD_DIM, BLOCK_DIM)
+    score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2  # [ROWS, COLUMNS]
+    if MASKED:
+        behind = position[:, None] - (j + row)[None, :]
+        read = behind >= 0
+        if HAS_WINDOW:
+            read = read & (behind < window)
+        score = tl.where(read, score, float("-inf"))
+    new_top = tl.maximum(top, tl.max(score, axis=1))
+    reference = new_top
+    if MASKED:
+        reference = tl.where(new_top == float("-inf"), 0.0, new_top)  # a row without a key yet: -inf - -inf is NaN
+    p = tl.exp2(score - reference[:, None])
+    shrink = tl.exp2(top - reference)
+    total = total * shrink + tl.sum(p, axis=1)
+    v = load_rows(v_pointer + start * v_stride, row, last_row, v_stride, HEAD_DIM, BLOCK_DIM)
+    sums = tl.dot(tl.cast(p, v.dtype), v, sums * shrink[:, None], input_precision="ieee")
+    return new_top, total, sums
+
+
+@triton.jit(do_not_specialize=["tokens", "window"])
+def _forward_kernel(
+    q_pointer,  # [tokens, HEADS, HEAD_DIM]
+    k_pointer,  # [keys, HEADS // GROUP, HEAD_DIM]
+    v_pointer,  # [keys, HEADS // GROUP, HEAD_DIM]
+    out_pointer,  # [tokens, HEADS, HEAD_DIM]
+    lse_pointer,  # [HEADS, tokens]
+    work_pointer,  # [entries, 2]: document, first token
+    bounds_pointer,  # [documents + 1]
+    key_bounds_pointer,  # [documents + 1]
+    tokens,
+    window,
+    scale,
+    q_stride,
+    q_head_stride,
+    k_stride,
+    k_head_stride,
+    v_stride,
+    v_head_stride,
+    out_stride,
+    out_head_stride,
+    HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    HAS_WINDOW: tl.constexpr,
+):
+    """One block of queries of one head. Heads vary fastest: the longest blocks of all heads start first, and the heads
+    that share a kv head run together and find it in the cache."""
+    entry, head = tl.program_id(0) // HEADS, tl.program_id(0) % HEADS
+    document = tl.load(work_pointer + entry * 2)
+    if document < 0:
+        return
+    start = tl.load(work_pointer + entry * 2 + 1)
+    begin, end = tl.load(bounds_pointer + document), tl.load(bounds_pointer + document + 1)
+    key_begin, key_end = tl.load(key_bounds_pointer + document), tl.load(key_bounds_pointer + document + 1)
+    keys = key_end - key_begin
+
+    row = tl.arange(0, ROWS)
+    first = start - begin + keys - (end - begin)  # the last key that the block's first query reads
+    last = first + tl.minimum(ROWS, end - start) - 1
+    position = first + row
+    scale_log2 = tl.cast(scale, tl.float32) * 1.4426950408889634
+    q_pointer += tl.cast(start, tl.int64) * q_stride + head * q_head_stride
+    k_pointer += tl.cast(key_begin, tl.int64) * k_stride + head // GROUP * k_head_stride
+    v_pointer += tl.cast(key_begin, tl.int64) * v_stride + head // GROUP * v_head_stride
+    q = load_rows(q_pointer, row, end - 1 - start, q_stride, HEAD_DIM, BLOCK_DIM)
+
+    top = tl.full((ROWS,), float("-inf"), tl.float32)
+    total = tl.zeros((ROWS,), tl.float32)
+    sums = tl.zeros((ROWS, BLOCK_DIM), tl.float32)
+    low, full_low, full_high = key_ranges(first, last, window, COLUMNS, HAS_WINDOW)
+    for j in range(full_low, full_high, COLUMNS):
+        top, total, sums = _attend(
+            q, top, total, sums, k_pointer, v_pointer, j, keys, position, window, k_stride, v_stride, scale_log2,
+            HEAD_DIM, BLOCK_DIM, COLUMNS, False, HAS_WINDOW,
+        )  # fmt: skip
+    # one loop for both masked ends: a third copy of the loop body costs registers
+    for j in range(low + full_high - full_low, last + 1, COLUMNS):
+        at = tl.where(j < full_high, j - (full_high - full_low), j)
+        top, total, sums = _attend(
+            q, top, total, sums, k_pointer, v_pointer, at, keys, position, window, k_stride, v_stride, scale_log2,
+            HEAD_DIM, BLOCK_DIM, COLUMNS, True, HAS_WINDOW,
+        )  # fmt: skip
+
+    stored = row < end - start
+    divisor = tl.where(total > 0.0, total, 1.0)
+    lse = tl.where(total > 0.0, (top + tl.log2(divisor)) * 0.6931471805599453, float("-inf"))
+    tl.store(lse_pointer + tl.cast(head, tl.int64) * tokens + start + row, lse, mask=stored)
+    sums = sums / divisor[:, None]
+    column = tl.arange(0, BLOCK_DIM)
+    out_pointer += tl.cast(start, tl.int64) * out_stride + head * out_head_stride
+    at = out_pointer + row[:, None] * out_stride + column[None, :]
+    tl.store(at, tl.cast(sums, out_pointer.dtype.element_ty), mask=stored[:, None] & (column[None, :] < HEAD_DIM))
+
+
+def _triton_forward(q, k, v, documents, key_documents, window, scale, out, lse):
+    check_triton_dtype(q.dtype)
+    tokens, heads, head_dim = q.shape
+    tile = attention_tiles(head_dim, q.dtype, architecture(q.device)).forward
+    work = documents.query_blocks(tile.rows)
+    if work.shape[0] == 0:
+        return
+    with torch.cuda.device_of(q):
+        _forward_kernel[(work.shape[0] * heads,)](
+            q,
+            k,
+            v,
+            out,
+            lse,
+            work,
+            documents.cu_seqlens,
+            key_documents.cu_seqlens,
+            tokens,
+            window or 0,
+            scale,
+            *q.stride()[:2],
+            *k.stride()[:2],
+            *v.stride()[:2],
+            *out.stride()[:2],
+            HEADS=heads,
+            GROUP=heads // k.shape[1],
+            HEAD_DIM=head_dim,
+            BLOCK_DIM=block_dim(head_dim),
+            ROWS=tile.rows,
+            COLUMNS=tile.columns,
+            HAS_WINDOW=window is not None,
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+        )
+
+
+# ---- layer 2: public operator ----------------------------------------------------------------------------------------
+
+
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    documents: Documents,
+    *,
+    window: int | None = None,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """Causal attention over packed documents, [tokens, heads, head_dim]: arguments as in `attention_forward`.
+
+    Differentiable once with respect to q, k and v, works under torch.compile; head_dim is a multiple of 8 up to 256.
+    Raises ValueError for a wrong shape, stride, dtype or device.
+    """
+    for name, tensor in (("q", q), ("k", k), ("v", v)):
+        check_floating(name, tensor, 3)
+        check_alike(name, tensor, "q", q)
+    check_device("documents", documents.cu_seqlens, "q", q)
+    tokens, heads, head_dim = q.shape
+    if k.shape != v.shape or k.shape[0] != tokens or k.shape[2] != head_dim:
+        raise ValueError("k and v must have one shape, [tokens, kv_heads, head_dim], with q's tokens and head_dim")
+    if head_dim % 8 or not 8 <= head_dim <= LARGEST_HEAD_DIM:
+        raise ValueError(f"head_dim is {head_dim}; it must be a multiple of 8 up to {LARGEST_HEAD_DIM}")
+    if k.shape[1] == 0 or heads % k.shape[1]:
+        raise ValueError(f"{heads} query heads are not a multiple of {k.shape[1]} kv heads")
+    if documents.positions.shape[0] != tokens:
+        raise ValueError("documents were built for another number of tokens than q has")
+    if window is not None and window < 1:
+        raise ValueError(f"window is {window}; it counts the query itself, so at least 1 (None: no window)")
+    if q.is_cuda:
+        check_triton_dtype(q.dtype)
+    return _attention_op(q, k, v, documents.tensors(), window, head_dim**-0.5 if scale is None else scale)[0]
+
+
+@torch.library.custom_op("materia::attention", mutates_args=())
+def _attention_op(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    documents: Sequence[torch.Tensor],
+    window: int | None,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return attention_forward(q, k, v, Documents.of(documents), window=window, scale=scale)
+
+
+@_attention_op.register_fake
+def _(q, k, v, documents, window, scale):
+    lse = torch.empty((q.shape[1], q.shape[0]), dtype=accumulation_dtype(q.dtype), device=q.device)
+    return torch.empty(q.shape, dtype=q.dtype, device=q.device), lse
+
+
+@torch.library.custom_op("materia::attention_backward", mutates_args=())
+def _attention_backward_op(
+    dout: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    documents: Sequence[torch.Tensor],
+    window: int | None,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    dout = dout.contiguous()  # an expanded gradient (of out.sum(), say) has stride 0
+    attention_backward(dout, q, k, v, out, lse, Documents.of(documents), dq, dk, dv, window=window, scale=scale)
+    return dq, dk, dv
+
+
+@_attention_backward_op.register_fake
+def _(dout, q, k, v, out, lse, documents, window, scale):
+    return tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+
+
+def _setup(ctx, inputs, output):
+    q, k, v, documents, ctx.window, ctx.scale = inputs
+    ctx.save_for_backward(q, k, v, *output, *documents)
+
+
+def _backward(ctx, dout, _dlse):
+    q, k, v, out, lse, *documents = ctx.saved_tensors
+    dq, dk, dv = _attention_backward_op(dout, q, k, v, out, lse, documents, ctx.window, ctx.scale)
+    return dq, dk, dv, [None] * len(documents), None, None
+
+
+_attention_op.register_autograd(_backward, setup_context=_setup)

@@ -1,0 +1,43 @@
+"""What every operator shares: argument checks of the public operators, the accumulation dtype, launch helpers."""
+
+import torch
+
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Dtype of softmax and norm statistics, losses and main gradients: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def check_floating(name: str, tensor: torch.Tensor, dimensions: int) -> None:
+    """Raise ValueError unless `tensor` is floating, has this many dimensions and no gaps in its last one.
+
+    Messages are built only when raised: formatting a shape under torch.compile would make it a constant of the graph.
+    """
+    if tensor.dtype not in FLOATING:
+        raise ValueError(f"{name} has dtype {tensor.dtype}; supported are float16, bfloat16, float32 and float64")
+    if tensor.dim() != dimensions:
+        raise ValueError(f"{name} needs {dimensions} dimensions, got {tensor.dim()}")
+    if tensor.stride(-1) != 1 and tensor.shape[-1] > 1:
+        raise ValueError(f"{name} must have stride 1 in its last dimension; call .contiguous() on it first")
+
+
+def check_alike(name: str, tensor: torch.Tensor, like_name: str, like: torch.Tensor) -> None:
+    """Raise ValueError unless both tensors have one dtype and one device."""
+    if tensor.dtype != like.dtype:
+        raise ValueError(f"{name} has dtype {tensor.dtype} but {like_name} has {like.dtype}; they must be equal")
+    check_device(name, tensor, like_name, like)
+
+
+def check_device(name: str, tensor: torch.Tensor, like_name: str, like: torch.Tensor) -> None:
+    """Raise ValueError unless both tensors are on one device."""
+    if tensor.device != like.device:
+        raise ValueError(f"{name} is on {tensor.device} but {like_name} is on {like.device}; move one of them")
+
+
+def program_count(tensor: torch.Tensor, per_multiprocessor: int) -> int:
+    """How many programs a persistent kernel starts: so many per multiprocessor, and a few in the CPU interpreter."""
+    if not tensor.is_cuda:
+        return 3
+    return per_multiprocessor * torch.cuda.get_device_properties(tensor.device).multi_processor_count

@@ -1,0 +1,197 @@
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernels import attention, attention_backward
+from kernels.attention import attention_forward, merge_attention
+from kernels.documents import Documents
+
+BOUNDS = [0, 5, 5, 6, 40, 107, 107]  # lengths 5, 0, 1, 34, 67, 0: empty, single, within and across blocks
+
+
+def plain(q, k, v, bounds, key_bounds=None, window=None, scale=None):
+    """Attention written out, one document at a time: (out, lse)."""
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    group = q.shape[1] // k.shape[1]
+    outs, lses = [], []
+    for (begin, end), (key_begin, key_end) in zip(
+        itertools.pairwise(bounds), itertools.pairwise(key_bounds or bounds), strict=True
+    ):
+        keys, values = (x[key_begin:key_end].repeat_interleave(group, 1) for x in (k, v))
+        score = torch.einsum("qhd,khd->hqk", q[begin:end], keys) * scale
+        last = torch.arange(end - begin, device=q.device)[:, None] + (key_end - key_begin) - (end - begin)
+        behind = last - torch.arange(key_end - key_begin, device=q.device)
+        score = score.masked_fill((behind < 0) | (behind >= (window or 10**9)), -torch.inf)
+        lses.append(score.logsumexp(-1))
+        probability = score.softmax(-1).nan_to_num(0.0)  # a row without any key
+        outs.append(torch.einsum("hqk,khd->qhd", probability, values))
+    return torch.cat(outs), torch.cat(lses, 1)
+
+
+def plain_gradients(q, k, v, dout, bounds, window):
+    leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+    return torch.autograd.grad(plain(*leaves, bounds, window=window)[0], leaves, dout)
+
+
+def packed(backend, tokens, heads, kv_heads, head_dim, seed=0):
+    """q, k, v as strided views of one packed tensor, as the model has them."""
+    qkv = backend.tensor(tokens, heads + 2 * kv_heads, head_dim, seed=seed)
+    return qkv.split([heads, kv_heads, kv_heads], 1)
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_dim", "window"),
+    [(2, 2, 16, None), (4, 2, 24, None), (2, 1, 64, 7), (3, 1, 8, 40), (1, 1, 96, None), (1, 1, 136, 2)],
+)
+def test_forward_and_backward(backend, assert_accurate, heads, kv_heads, head_dim, window):
+    backend.use(attention, attention_backward)
+    documents = Documents.build(BOUNDS, backend.device, window=window)
+    q, k, v = packed(backend, BOUNDS[-1], heads, kv_heads, head_dim)
+    dout = backend.tensor(*q.shape, seed=1)
+    given = [x.clone() for x in (q, k, v, dout)]
+
+    out, lse = attention_forward(q, k, v, documents, window=window)
+    plain_out, plain_lse = plain(q, k, v, BOUNDS, window=window)
+    exact_out, exact_lse = plain(q.double(), k.double(), v.double(), BOUNDS, window=window)
+    assert_accurate(out, plain_out, exact_out, 2)
+    assert lse.dtype == (torch.float64 if q.dtype == torch.float64 else torch.float32)
+    assert_accurate(lse.to(q.dtype), plain_lse, exact_lse, 2)
+
+    gradients = torch.empty(q.shape[0], heads + 2 * kv_heads, head_dim, dtype=q.dtype, device=q.device)
+    dq, dk, dv = gradients.split([heads, kv_heads, kv_heads], 1)
+    attention_backward.attention_backward(dout, q, k, v, out, lse, documents, dq, dk, dv, window=window)
+    plain_grads = plain_gradients(q, k, v, dout, BOUNDS, window)
+    exact_grads = plain_gradients(q.double(), k.double(), v.double(), dout.double(), BOUNDS, window)
+    for ours, plain_grad, exact in zip((dq, dk, dv), plain_grads, exact_grads, strict=True):
+        assert_accurate(ours, plain_grad, exact, 3)
+    assert all(torch.equal(a, b) for a, b in zip(given, (q, k, v, dout), strict=True))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(0, 60), min_size=1, max_size=10),
+    window=st.sampled_from([None, 1, 9, 45]),
+    group=st.sampled_from([1, 3]),
+)
+def test_twin_on_any_lengths(lengths, window, group):
+    """fp64 against the formula: any grouping of documents into padded batches gives the same numbers."""
+    bounds = [0, *itertools.accumulate(lengths)]
+    documents = Documents.build(bounds, "cpu")
+    generator = torch.Generator().manual_seed(sum(lengths))
+    q, k, v, dout = (
+        torch.randn(bounds[-1], heads, 8, dtype=torch.float64, generator=generator)
+        for heads in (2 * group, 2, 2, 2 * group)
+    )
+    out, lse = attention_forward(q, k, v, documents, window=window, scale=0.7)
+    exact_out, exact_lse = plain(q, k, v, bounds, window=window, scale=0.7)
+    torch.testing.assert_close(out, exact_out, rtol=0, atol=1e-13)
+    torch.testing.assert_close(lse, exact_lse, rtol=0, atol=1e-12)
+    dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    arguments = (dout, q, k, v, out, lse, documents, dq, dk, dv)
+    attention_backward.attention_backward(*arguments, window=window, scale=0.7)
+    leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+    exact = torch.autograd.grad(plain(*leaves, bounds, window=window, scale=0.7)[0], leaves, dout)
+    for ours, wanted in zip((dq, dk, dv), exact, strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("window", [None, 4])
+def test_fewer_queries_than_keys_are_aligned_at_the_end(backend, assert_accurate, window):
+    """Cached prefixes; a document with more queries than keys, whose first queries read nothing; one whose first query
+    stands one key before the end of a block."""
+    backend.use(attention)
+    bounds, key_bounds = [0, 3, 3, 8, 40, 41, 45], [0, 10, 12, 15, 80, 120, 154]
+    documents, key_documents = (Documents.build(b, backend.device) for b in (bounds, key_bounds))
+    q = backend.tensor(45, 4, 16)
+    k, v = backend.tensor(2, 154, 2, 16, seed=1)
+    out, lse = attention_forward(q, k, v, documents, window=window, key_documents=key_documents)
+    plain_out, plain_lse = plain(q, k, v, bounds, key_bounds, window)
+    exact_out, exact_lse = plain(q.double(), k.double(), v.double(), bounds, key_bounds, window)
+    assert_accurate(out, plain_out, exact_out, 2)
+    reads = ~exact_lse.isneginf()
+    assert reads.sum() == 4 * (45 - 2)
+    assert torch.equal(lse.isneginf(), ~reads)
+    assert_accurate(lse[reads].to(q.dtype), plain_lse[reads], exact_lse[reads], 2)
+
+
+def test_merging_two_sets_of_keys_gives_attention_over_all(backend, assert_accurate):
+    """A row of keys cut in two, the first part read as a whole by queries that stand behind it."""
+    backend.use(attention)
+    q = backend.tensor(6, 2, 16)
+    k, v = backend.tensor(2, 20, 2, 16, seed=1)
+    queries, everything = Documents.build([0, 6], backend.device), Documents.build([0, 20], backend.device)
+    whole, whole_lse = attention_forward(q, k, v, queries, key_documents=everything)
+    own = attention_forward(q, k[14:], v[14:], queries)
+    # each query is a document of its own here, so that it reads all 14 keys of the prefix
+    each = Documents.build(list(range(7)), backend.device)
+    repeated = Documents.build([14 * i for i in range(7)], backend.device)
+    prefix = attention_forward(q, k[:14].repeat(6, 1, 1), v[:14].repeat(6, 1, 1), each, key_documents=repeated)
+    out, lse = merge_attention(*prefix, *own)
+    exact, exact_lse = plain(q.double(), k.double(), v.double(), [0, 6], [0, 20])
+    assert_accurate(out, whole, exact, 3)
+    assert_accurate(lse.to(q.dtype), whole_lse.to(q.dtype), exact_lse, 3)
+
+
+def test_merging_with_nothing():
+    out, lse = torch.randn(3, 2, 8), torch.randn(2, 3)
+    lse[:, 0] = -torch.inf
+    nothing, none = torch.zeros(3, 2, 8), torch.full((2, 3), -torch.inf)
+    out[0] = 0
+    merged, merged_lse = merge_attention(nothing, none, out, lse)
+    assert torch.equal(merged, out)
+    assert torch.equal(merged_lse, lse)
+
+
+def test_documents_do_not_see_each_other(backend):
+    """Another first document changes nothing in the second, to the bit."""
+    backend.use(attention, attention_backward)
+    documents = Documents.build([0, 33, 80], backend.device)
+    q, k, v = (x.clone() for x in packed(backend, 80, 2, 1, 16))
+    first, _ = attention_forward(q, k, v, documents)
+    for x in (q, k, v):
+        x[:33] = 1000
+    second, _ = attention_forward(q, k, v, documents)
+    assert torch.equal(first[33:], second[33:])
+
+
+def test_no_tokens(backend):
+    backend.use(attention, attention_backward)
+    documents = Documents.build([0, 0], backend.device)
+    q, k, v = packed(backend, 0, 2, 1, 16)
+    out, lse = attention_forward(q, k, v, documents)
+    assert out.shape == (0, 2, 16)
+    assert lse.shape == (2, 0)
+    attention_backward.attention_backward(out, q, k, v, out, lse, documents, q, k, v)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("head_dim", [64, 96, 128, 256])
+def test_real_sizes_on_a_gpu(assert_accurate, head_dim):
+    """bf16 at full tiles: long documents, a group of 4; the run repeated gives the same bits."""
+    bounds = [0, 1500, 1501, 4096]
+    documents = Documents.build(bounds, "cuda")
+    torch.manual_seed(0)
+    q, k, v = torch.randn(4096, 12, head_dim, device="cuda", dtype=torch.bfloat16).split([8, 2, 2], 1)
+    dout = torch.randn_like(q)
+    runs = []
+    for _ in range(2):
+        out, lse = attention_forward(q, k, v, documents)
+        gradients = [torch.empty_like(x) for x in (q, k, v)]
+        attention_backward.attention_backward(dout, q, k, v, out, lse, documents, *gradients)
+        runs.append((out, *gradients))
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+    wanted = (plain(q, k, v, bounds)[0], *plain_gradients(q, k, v, dout, bounds, None))
+    wide = [x.double() for x in (q, k, v)]
+    exact = (plain(*wide, bounds)[0], *plain_gradients(*wide, dout.double(), bounds, None))
+    for factor, ours, plain_result, exact_result in zip((2, 3, 3, 3), runs[0], wanted, exact, strict=True):
+        assert_accurate(ours, plain_result, exact_result, factor)
+
+
+@pytest.mark.gpu
+def test_float64_on_a_gpu_is_refused():
+    q = torch.zeros(4, 1, 16, device="cuda", dtype=torch.float64)
+    with pytest.raises(ValueError, match="float64 runs on the CPU only"):
+        attention_forward(q, q, q, Documents.build([0, 4], "cuda"))
