@@ -37,6 +37,7 @@ from parallel.comm import all_reduce, barrier
 from parallel.grid import Grid, check_process_count, launched_processes, start_processes, stop_processes
 from parallel.optimizer import AdamWSettings, Optimizer, StepResult, cosine_learning_rate
 from parallel.pipeline import execute, training_schedule, validation_schedule
+from training.integrity import ShardVerification
 from training.log import RunLog, peak_flops
 from training.run import begin_run, check_run_folder, data_fingerprint
 from training.settings import Settings, check, check_batch
@@ -68,7 +69,7 @@ class Pending:
     first_sample: int
     learning_rate: float
     totals: Tensor
-    """float64 [3] over all ranks: sum of losses, predicted tokens, ranks asked to stop."""
+    """float64 [4] over all ranks: sum of losses, predicted tokens, ranks asked to stop, ranks that found damage."""
     result: StepResult
 
 
@@ -110,6 +111,8 @@ class Trainer:
             print(self.description(config, peak_source), flush=True)
             self.log = RunLog(self.run, settings.steps, self.position.step)
         self.stop_requested = False
+        self.verification = ShardVerification([folder for folder, _ in folders] if grid.world.rank == 0 else [])
+        self.verification.start()
         self.skipped_in_a_row = 0
         self.clock = time.perf_counter()
 
@@ -147,7 +150,8 @@ class Trainer:
         step = self.position.step + 1
         loss = execute(training_schedule(len(micro_batches)), [self.model], micro_batches)
         tokens = sum((b.targets >= 0).sum() for b in micro_batches)
-        totals = torch.stack([loss, tokens.double(), torch.tensor(float(self.stop_requested), device=self.device)])
+        flags = torch.tensor([self.stop_requested, self.verification.error is not None], dtype=torch.float64)
+        totals = torch.cat([torch.stack([loss, tokens.double()]), flags.to(self.device)])
         all_reduce(totals, self.grid.dp)
         learning_rate = cosine_learning_rate(
             step,
@@ -166,7 +170,9 @@ class Trainer:
 
     def finish_step(self, pending: Pending) -> bool:
         """Read a step's numbers, log them; True when any rank was asked to stop."""
-        loss, tokens, stop = pending.totals.tolist()
+        loss, tokens, stop, damaged = pending.totals.tolist()
+        if damaged:  # on every rank at the same step, so that none waits for another
+            raise ValueError(self.verification.error or "another rank found the token shards damaged")
         kept = bool(pending.result.kept)
         now = time.perf_counter()
         step_tokens = self.settings.global_batch_size * self.settings.sequence_length

@@ -379,3 +379,16 @@ def test_megatron_pairs_need_their_tokenizer_named(shards, straight, tmp_path, a
     data = [str(shards), f"{pair}=0.1"]
     with pytest.raises(ValueError, match="is not the one the shards were made with"):
         train(shards, tmp_path / "run", data=data, tokenizer=str(assets / "model" / "llama2_tokenizer.model"))
+
+
+def test_damaged_shards_stop_the_run(shards, tmp_path):
+    """A flipped bit that no size betrays is found by the hashing in the background."""
+    changed = tmp_path / "shards"
+    shutil.copytree(shards, changed)
+    tokens = changed / "abstracts" / "train" / "tokens-00000.npy"
+    content = bytearray(tokens.read_bytes())
+    content[-2] ^= 1
+    tokens.write_bytes(content)
+    with pytest.raises(ValueError, match=r"tokens-00000\.npy: wrong sha256"):
+        train(changed, tmp_path / "run", steps=100_000, validation_every=0)
+    assert not list((tmp_path / "run").glob("checkpoints/*"))

@@ -44,9 +44,7 @@ def choose_tokenizer(settings: Settings, folders: list[tuple[str, float | None]]
     unnamed = [folder for folder, _ in folders if is_megatron(Path(folder))]
     if not settings.tokenizer:
         if unnamed:
-            raise ValueError(
-                f"--data {unnamed[0]}: a Megatron pair does not say its tokenizer; add --tokenizer"
-            )
+            raise ValueError(f"--data {unnamed[0]}: a Megatron pair does not say its tokenizer; add --tokenizer")
         return load_tokenizer(sampler.tokenizer_path)
     tokenizer = load_tokenizer(settings.tokenizer)
     if sampler.tokenizer_sha256 not in (None, tokenizer.sha256):
