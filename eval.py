@@ -1,8 +1,8 @@
 """Benchmark scoring: top-token, few-shot, chain of thought (CoT) and self-consistency CoT.
 
-    python eval.py --model HF_DIR --benchmark medqa4=eval/medqa pubmedqa=eval/pubmedqa --shots 3 --out scores/letter
-    python eval.py --sc-cot                                   the newest run under runs/ on the demo benchmarks
-    python eval.py --rescore scores/cot/predictions.jsonl --out scores/again       no model needed
+python eval.py --model HF_DIR --benchmark medqa4=eval/medqa pubmedqa=eval/pubmedqa --shots 3 --out scores/letter
+python eval.py --sc-cot                                   the newest run under runs/ on the demo benchmarks
+python eval.py --rescore scores/cot/predictions.jsonl --out scores/again       no model needed
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from evaluation.prompts import FittedPrompt, answer_text, build_prompt, choose_d
 from evaluation.report import make_report, require_same_questions, table, write_report
 from evaluation.scoring import letter_targets, log_probabilities, text_targets
 from model.generate import generate
-from model.huggingface import load_model
+from model.huggingface import load_model, resolve
 from model.llama import Llama
 from parallel.checkpoint import checkpoint_folders
 
@@ -108,7 +108,11 @@ def rescore(path: Path) -> tuple[dict[str, object], list[Prediction]]:
     report = path.with_name("report.json")
     if not report.is_file():
         raise ValueError(f"{report}: no such file; it says how {path.name} was made. Keep both in one folder")
-    return json.loads(report.read_text(encoding="utf-8"))["run"], predictions
+    try:
+        run = json.loads(report.read_text(encoding="utf-8"))["run"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{report}: not the report of an evaluation ({error}); evaluate again") from None
+    return run, predictions
 
 
 def evaluate(
@@ -243,15 +247,7 @@ def model_folder(given: str | None) -> Path:
             raise ValueError(f"{RUNS}/: no run with a checkpoint. Give --model HF_DIR or train first: python train.py")
         newest = max(runs, key=lambda path: (checkpoint_folders(path)[-1].stat().st_mtime, path.name))
         return checkpoint_folders(newest)[-1]
-    folder = Path(given)
-    if not folder.is_dir():
-        raise ValueError(f"--model {given}: no such folder")
-    checkpoints = checkpoint_folders(folder)
-    if checkpoints:
-        return checkpoints[-1]
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"--model {given}: neither a config.json nor checkpoints/step-* in it")
-    return folder
+    return resolve(given)
 
 
 if __name__ == "__main__":

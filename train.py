@@ -8,7 +8,6 @@ Every checkpoint in `OUT/checkpoints/` is a Hugging Face directory with a `train
 
 import signal
 import sys
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from data.sampler import Sampler, batch
@@ -35,11 +33,12 @@ from parallel.checkpoint import (
 )
 from parallel.comm import all_reduce, barrier
 from parallel.grid import Grid, check_process_count, launched_processes, start_processes, stop_processes
-from parallel.optimizer import AdamWSettings, Optimizer, StepResult, cosine_learning_rate
+from parallel.optimizer import AdamWSettings, Optimizer, cosine_learning_rate
 from parallel.pipeline import execute, training_schedule, validation_schedule
 from training.integrity import ShardVerification
 from training.log import RunLog, peak_flops
-from training.run import begin_run, check_run_folder, data_fingerprint
+from training.moment import Moment, Reading
+from training.run import begin_run, check_run_folder, describe
 from training.settings import Settings, check, check_batch
 from training.start import choose_dtype, choose_model, choose_tokenizer, data_folders, on_first_rank
 
@@ -68,9 +67,11 @@ class Pending:
     step: int
     first_sample: int
     learning_rate: float
-    totals: Tensor
-    """float64 [4] over all ranks: sum of losses, predicted tokens, ranks asked to stop, ranks that found damage."""
-    result: StepResult
+    numbers: Reading
+    """Over all ranks: sum of losses, predicted tokens, ranks asked to stop, ranks that found damage, gradient norm,
+    whether the step was applied.
+    """
+    begin: Moment
 
 
 class Trainer:
@@ -79,21 +80,20 @@ class Trainer:
     def __init__(self, settings: Settings, grid: Grid, device: torch.device) -> None:
         self.settings, self.grid, self.device = settings, grid, device
         self.micro_batches = check_batch(settings, grid.dp.size)
-        folders = data_folders(settings, grid)
+        folders = data_folders(settings, grid, device)
         self.sampler = Sampler(folders, settings.sequence_length, settings.seed)
         self.tokenizer = choose_tokenizer(settings, folders, self.sampler)
         self.dtype = choose_dtype(settings.dtype, device)
-        config, weights = choose_model(settings, self.tokenizer)
+        description = describe(settings, folders, self.dtype)
+        self.run = on_first_rank(lambda: check_run_folder(settings.out, description), grid, device)
+        checkpoints = checkpoint_folders(self.run)
+        start = str(checkpoints[-1]) if checkpoints else settings.model
+        config, weights = choose_model(start, settings.sequence_length, self.tokenizer)
         self.model = Llama(
             config, dtype=self.dtype, device=device, grid=grid, gradients=True, recompute=settings.recompute
         )
-        data_sha256 = data_fingerprint(folders)
-        self.run = on_first_rank(lambda: check_run_folder(settings, data_sha256), grid)
         self.position = Position()
-        checkpoints = checkpoint_folders(self.run)
-        if checkpoints:
-            load_weights(self.model, checkpoints[-1])
-        elif weights is not None:
+        if weights is not None:
             load_weights(self.model, weights)
         else:
             self.model.initialise(settings.seed)
@@ -107,14 +107,16 @@ class Trainer:
         self.peak, peak_source = peak_flops(device, self.dtype)
         self.log = None
         if grid.world.rank == 0:
-            begin_run(self.run, settings, data_sha256)
+            begin_run(self.run, description)
             print(self.description(config, peak_source), flush=True)
             self.log = RunLog(self.run, settings.steps, self.position.step)
+        self.lag = 1 if device.type == "cuda" else 0
+        """Steps after which a step's numbers are read. A GPU is still busy when train_step returns, a CPU is not."""
         self.stop_requested = False
         self.verification = ShardVerification([folder for folder, _ in folders] if grid.world.rank == 0 else [])
         self.verification.start()
         self.skipped_in_a_row = 0
-        self.clock = time.perf_counter()
+        self.clock = Moment(self.device)
 
     def description(self, config: LlamaConfig, peak_source: str) -> str:
         """The first line printed: what was chosen."""
@@ -151,7 +153,7 @@ class Trainer:
         loss = execute(training_schedule(len(micro_batches)), [self.model], micro_batches)
         tokens = sum((b.targets >= 0).sum() for b in micro_batches)
         flags = torch.tensor([self.stop_requested, self.verification.error is not None], dtype=torch.float64)
-        totals = torch.cat([torch.stack([loss, tokens.double()]), flags.to(self.device)])
+        totals = torch.cat([torch.stack([loss, tokens.double()]), flags.to(self.device, non_blocking=True)])
         all_reduce(totals, self.grid.dp)
         learning_rate = cosine_learning_rate(
             step,
@@ -160,9 +162,10 @@ class Trainer:
             warmup_steps=self.settings.warmup_steps,
             total_steps=self.settings.steps,
         )
-        pending = Pending(
-            step, self.position.next_sample, learning_rate, totals, self.optimizer.step(learning_rate, totals[1:2])
-        )
+        result = self.optimizer.step(learning_rate, totals[1:2])
+        numbers = Reading(torch.cat([totals, result.grad_norm.double(), result.kept.double()]))
+        pending = Pending(step, self.position.next_sample, learning_rate, numbers, self.clock)
+        self.clock = numbers.moment
         self.position.step = step
         self.position.next_sample += self.settings.global_batch_size
         self.position.tokens += self.settings.global_batch_size * self.settings.sequence_length
@@ -170,14 +173,11 @@ class Trainer:
 
     def finish_step(self, pending: Pending) -> bool:
         """Read a step's numbers, log them; True when any rank was asked to stop."""
-        loss, tokens, stop, damaged = pending.totals.tolist()
+        loss, tokens, stop, damaged, norm, kept = pending.numbers.read()
         if damaged:  # on every rank at the same step, so that none waits for another
             raise ValueError(self.verification.error or "another rank found the token shards damaged")
-        kept = bool(pending.result.kept)
-        now = time.perf_counter()
         step_tokens = self.settings.global_batch_size * self.settings.sequence_length
-        rate = step_tokens / (now - self.clock)
-        self.clock = now
+        rate = step_tokens / pending.numbers.moment.seconds_since(pending.begin)
         flops = self.model.config.flops_per_token(self.settings.sequence_length)
         if self.log is not None:
             self.log.step(
@@ -186,10 +186,10 @@ class Trainer:
                     "tokens": pending.step * step_tokens,
                     "loss": loss / max(tokens, 1),
                     "lr": pending.learning_rate,
-                    "grad_norm": float(pending.result.grad_norm),
+                    "grad_norm": norm,
                     "tokens_per_second": rate,
                     "mfu": rate * flops / (self.peak * self.grid.world.size),
-                    "skipped": not kept,
+                    "skipped": kept == 0,
                 }
             )
         self.skipped_in_a_row = 0 if kept else self.skipped_in_a_row + 1
@@ -224,15 +224,19 @@ class Trainer:
                 losses[source] = loss / tokens
         if self.log is not None:
             self.log.validation(self.position.step, losses)
-        self.clock = time.perf_counter()
+        self.clock = Moment(self.device)
 
     # --- checkpoints ---
 
     def save(self) -> None:
-        """Write the checkpoint of the current step."""
+        """Write the checkpoint of the current step. ValueError on every rank if a weight is NaN or infinite."""
         folder = self.run / "checkpoints" / f"step-{self.position.step:08d}"
-        if folder.is_dir():
-            return
+        damaged = (~torch.isfinite(self.model.buffer.data)).sum().double()
+        if all_reduce(damaged, self.grid.world) > 0:
+            raise ValueError(
+                f"step {self.position.step}: {int(damaged)} weights are not finite, nothing is saved; "
+                "lower --lr and start again, or from an earlier checkpoint"
+            )
         with publish(folder, self.grid) as temporary:
             if self.grid.world.rank == 0:
                 save_model(self.model, temporary)
@@ -240,7 +244,6 @@ class Trainer:
                 write_state(
                     temporary / "training",
                     {
-                        "schema": 1,
                         "step": self.position.step,
                         "next_sample": self.position.next_sample,
                         "tokens": self.position.tokens,
@@ -251,14 +254,14 @@ class Trainer:
                     },
                 )
             save_optimizer(self.optimizer, temporary / "training")
-        self.clock = time.perf_counter()
+        self.clock = Moment(self.device)
 
     def resume(self, folder: Path) -> None:
         """Take over moments, master weights and position of a checkpoint."""
         state = read_state(folder / "training")
         load_optimizer(self.optimizer, folder / "training")
         self.optimizer.steps.fill_(state["optimizer_steps"])
-        skipped = tuple(tuple(pair) for pair in state["skipped"])
+        skipped = tuple((first, after) for first, after in state["skipped"])
         self.position = Position(state["step"], state["next_sample"], state["tokens"], skipped)
 
     # --- the run ---
@@ -269,8 +272,6 @@ class Trainer:
         last = min(s.steps, s.stop_step or s.steps)
         if self.position.step == 0 and s.validation_every:
             self.validate()
-        # On a GPU a step's numbers are read one step late; a CPU has them when train_step returns.
-        lag = 1 if self.device.type == "cuda" else 0
         unread: deque[Pending] = deque()
         stopping = False
         with ThreadPoolExecutor(1, thread_name_prefix="loader") as loader:
@@ -279,7 +280,7 @@ class Trainer:
                 micro_batches = upcoming.result()
                 upcoming = loader.submit(self.load_step, self.position.next_sample + s.global_batch_size)
                 unread.append(self.train_step(micro_batches))
-                while len(unread) > lag:
+                while len(unread) > self.lag:
                     stopping = self.finish_step(unread.popleft()) or stopping
                 step = self.position.step
                 validating = s.validation_every and (step % s.validation_every == 0 or step == s.steps)
@@ -291,10 +292,19 @@ class Trainer:
                 if saving or stopping:
                     self.save()
             upcoming.cancel()
-        if self.log is not None:
-            self.log.close()
+
+    def __enter__(self) -> "Trainer":
+        return self
+
+    def __exit__(self, error_type: type | None, *_: object) -> None:
+        """End the bar and draw the picture, also when the run failed; say where everything is when it did not."""
+        if self.log is None:
+            return
+        self.log.close()
+        if error_type is None:
+            checkpoints = checkpoint_folders(self.run)
             print(
-                f"step {self.position.step} of {s.steps}; checkpoint {checkpoint_folders(self.run)[-1]}; "
+                f"step {self.position.step} of {self.settings.steps}; checkpoint {checkpoints[-1]}; "
                 f"picture {self.log.picture}"
             )
 
@@ -315,22 +325,22 @@ def stop_signals(handler) -> Iterator[None]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Parse, start the processes, train. What a user can cause ends in one line, also in torchrun's own summary."""
-    settings = parse(
-        Settings, arguments, program="train.py", description="Continued pretraining of a Llama-family model."
-    )
+    """Parse, start the processes, train. An error is also recorded for torchrun, whose summary repeats it."""
     handler = get_error_handler()
     handler.initialize()
     try:
+        settings = parse(
+            Settings, arguments, program="train.py", description="Continued pretraining of a Llama-family model."
+        )
         check_process_count(launched_processes()[2], settings.tp, settings.pp, "train.py " + " ".join(arguments))
         check(settings)
         device = start_processes("cuda" if torch.cuda.is_available() else "cpu", settings.timeout)
-        grid = Grid.create(settings.tp, settings.pp)
+        grid = Grid.create(settings.tp, settings.pp, settings.timeout)
         trainer = Trainer(settings, grid, device)
-        with stop_signals(trainer.request_stop):
+        with stop_signals(trainer.request_stop), trainer:
             trainer.train()
         barrier(grid.world)
-    except (ValueError, OSError) as error:
+    except Exception as error:
         handler.record_exception(error)
         raise
     finally:

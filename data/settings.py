@@ -21,6 +21,7 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 POSITIONAL = {"positional": True}
 """Metadata of a field that is given by place instead of by flag: `out: str = field(default="x", metadata=POSITIONAL)`.
@@ -80,9 +81,14 @@ class _Extend(argparse.Action):
         setattr(namespace, self.dest, tuple(earlier) + tuple(values))
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see {self.prog} --help")
+
+
 def parse(settings_class: type, argv: Sequence[str], *, program: str, description: str):
-    """Settings from command-line words. Errors and `--help` are argparse's: one line, exit code 2 (0 for help)."""
-    parser = argparse.ArgumentParser(prog=program, description=description, allow_abbrev=False)
+    """Settings from command-line words. ValueError for words that are wrong; `--help` prints and exits with 0."""
+    parser = _Parser(prog=program, description=description, allow_abbrev=False)
     texts = field_docstrings(settings_class)
     annotations = typing.get_type_hints(settings_class)
     for field in dataclasses.fields(settings_class):

@@ -1,7 +1,7 @@
 """The shape of a Llama-family model, read from and written to a Hugging Face `config.json`."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +49,17 @@ class LlamaConfig:
     eos_token_id: int | tuple[int, ...] = 2
 
     def __post_init__(self) -> None:
+        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.sliding_window is not None and self.sliding_window < 1:
+            raise ValueError(f"sliding_window is {self.sliding_window}; it must be at least 1, or null for none")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"{self.num_heads} attention heads are not a multiple of {self.num_kv_heads} key/value heads"
             )
-        if self.head_dim % 2:
-            raise ValueError(f"head_dim {self.head_dim} is odd: rotary embedding turns pairs of channels")
+        if self.head_dim % 8 or not 8 <= self.head_dim <= 256:
+            raise ValueError(f"head_dim {self.head_dim} is not supported; the kernels take multiples of 8 up to 256")
 
     @property
     def parameters(self) -> int:
@@ -141,17 +146,17 @@ class LlamaConfig:
 
 
 def _from_values(values: dict[str, Any]) -> LlamaConfig:
-    architectures = values.get("architectures") or ["LlamaForCausalLM"]
-    architecture = architectures[0]
-    if architecture not in ARCHITECTURES:
-        raise ValueError(f"architecture {architecture!r} is not one of {', '.join(ARCHITECTURES)}")
-    unsupported = {"attention_bias": True, "mlp_bias": True, "quantization_config": True}
-    for key in unsupported:
+    architecture = _architecture(values)
+    for key in ("attention_bias", "mlp_bias", "quantization_config"):
         if values.get(key):
             raise ValueError(f"{key} = {values[key]!r} is not supported (weights without biases, not quantised)")
     if values.get("hidden_act", "silu") not in ("silu", "swish"):
         raise ValueError(f"hidden_act {values['hidden_act']!r} is not silu")
     heads = int(values["num_attention_heads"])
+    mistral = architecture == "MistralForCausalLM"
+    for key in ("bos_token_id", "eos_token_id"):
+        if values.get(key, 1) is None:
+            raise ValueError(f"{key} is null; every document begins with BOS and ends with EOS, so name both")
     eos = values.get("eos_token_id", 2)
     return LlamaConfig(
         vocab_size=int(values["vocab_size"]),
@@ -159,18 +164,30 @@ def _from_values(values: dict[str, Any]) -> LlamaConfig:
         intermediate_size=int(values["intermediate_size"]),
         num_layers=int(values["num_hidden_layers"]),
         num_heads=heads,
-        num_kv_heads=int(values.get("num_key_value_heads") or heads),
+        # Keys left out mean the defaults of the architecture's own configuration class.
+        num_kv_heads=int(values.get("num_key_value_heads") or (8 if mistral else heads)),
         head_dim=int(values.get("head_dim") or values["hidden_size"] // heads),
         max_position_embeddings=int(values.get("max_position_embeddings", 2048)),
         rms_norm_eps=float(values.get("rms_norm_eps", 1e-6)),
         rope=_rope_from_values(values),
         tie_word_embeddings=bool(values.get("tie_word_embeddings", False)),
         # Llama configs may carry the key without using it; only Mistral's attention reads it.
-        sliding_window=values.get("sliding_window") if architecture == "MistralForCausalLM" else None,
+        sliding_window=values.get("sliding_window", 4096) if mistral else None,
         architecture=architecture,
         bos_token_id=int(values.get("bos_token_id", 1)),
         eos_token_id=tuple(eos) if isinstance(eos, list) else int(eos),
     )
+
+
+def _architecture(values: dict[str, Any]) -> str:
+    """From `architectures`, or from `model_type` where that is absent; the two must agree."""
+    named = values.get("architectures") or [None]
+    by_type = {model_type: name for name, model_type in ARCHITECTURES.items()}.get(values.get("model_type"))
+    architecture = named[0] or by_type
+    if architecture not in ARCHITECTURES or (values.get("model_type") and by_type != architecture):
+        found = f"{named[0]!r}, model_type {values.get('model_type')!r}"
+        raise ValueError(f"architecture {found} is not one of {', '.join(ARCHITECTURES)}")
+    return architecture
 
 
 def _rope_from_values(values: dict[str, Any]) -> Rope:
@@ -235,8 +252,8 @@ PRESETS: dict[str, LlamaConfig] = {
 """Shapes by name, for training from random weights and for planning."""
 
 
-def preset(name: str, vocab_size: int | None = None) -> LlamaConfig:
-    """The preset of that name, with another vocabulary size if given; ValueError lists the names."""
+def preset(name: str) -> LlamaConfig:
+    """The preset of that name; ValueError lists the names."""
     if name not in PRESETS:
         raise ValueError(f"model {name!r} is neither a folder with a config.json nor a preset ({', '.join(PRESETS)})")
-    return PRESETS[name] if vocab_size is None else replace(PRESETS[name], vocab_size=vocab_size)
+    return PRESETS[name]

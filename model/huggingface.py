@@ -41,7 +41,8 @@ def load_weights(model: Llama, path: str | Path) -> None:
         if name not in files:
             raise ValueError(f"{folder}: tensor {name} is missing, though config.json asks for it")
         by_file.setdefault(files[name], []).append(parameter)
-    unknown = sorted(name for name in files if not _is_known(name, model))
+    expected = {parameter.record.name for parameter in model.buffer.parameters}
+    unknown = sorted(name for name in files if name not in expected and not _is_redundant(name, model.config))
     if unknown:
         raise ValueError(
             f"{folder}: tensor {unknown[0]} ({len(unknown)} in all) does not belong to the model of config.json"
@@ -68,12 +69,9 @@ def _load_parameter(parameter: Parameter, tensors: safe_open, file: Path) -> Non
     parameter.data.copy_(values)
 
 
-def _is_known(name: str, model: Llama) -> bool:
-    if name.endswith("rotary_emb.inv_freq"):  # written by old converters; computed here from config.json
-        return True
-    if name == "lm_head.weight" and model.config.tie_word_embeddings:  # a copy of the embedding
-        return True
-    return name in {parameter.record.name for parameter in model.buffer.parameters}
+def _is_redundant(name: str, config: LlamaConfig) -> bool:
+    """Rotary frequencies, which old converters wrote; the head's copy of a tied embedding."""
+    return name.endswith("rotary_emb.inv_freq") or (name == "lm_head.weight" and config.tie_word_embeddings)
 
 
 def _tensor_files(folder: Path) -> dict[str, Path]:
@@ -83,9 +81,9 @@ def _tensor_files(folder: Path) -> dict[str, Path]:
     if index.is_file():
         try:
             names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        except (ValueError, KeyError) as error:
+            files = {name: folder / file for name, file in names.items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{index}: not an index with a weight_map ({error})") from None
-        files = {name: folder / file for name, file in names.items()}
         for file in sorted(set(files.values())):
             if not file.is_file():
                 raise ValueError(f"{file}: named in {index.name} but missing")
@@ -140,9 +138,10 @@ def resolve(path: str | Path) -> Path:
     neither.
     """
     folder = Path(path)
-    if (folder / "config.json").is_file() and not (folder / "checkpoints").is_dir():
-        return folder
-    checkpoints = checkpoint_folders(folder)
-    if not checkpoints:
+    if checkpoints := checkpoint_folders(folder):
+        return checkpoints[-1]
+    if not (folder / "config.json").is_file():
         raise ValueError(f"{folder}: neither a Hugging Face folder with a config.json nor a run with checkpoints")
-    return checkpoints[-1]
+    if (folder / "metrics.jsonl").is_file():
+        raise ValueError(f"{folder}: a run without a whole checkpoint yet")
+    return folder

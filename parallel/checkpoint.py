@@ -25,14 +25,15 @@ from .parameter import rectangles
 
 def checkpoint_folders(run: Path) -> list[Path]:
     """Whole checkpoints of a run folder, oldest first."""
-    return sorted(folder for folder in (run / "checkpoints").glob("step-*") if folder.is_dir())
+    return sorted((run / "checkpoints").glob("step-" + "[0-9]" * 8))
 
 
 @contextmanager
 def publish(folder: Path, grid: Grid) -> Iterator[Path]:
     """A temporary folder that becomes `folder` when the block ends: every file synced to disk, then renamed by rank 0.
 
-    All ranks enter together. If one fails the folder never appears; a leftover of an earlier failure is replaced.
+    All ranks enter together; each syncs what it wrote itself (`sync`), rank 0 all the rest. If one fails the folder
+    never appears; a leftover of an earlier failure is replaced.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
     if grid.world.rank == 0:
@@ -43,14 +44,15 @@ def publish(folder: Path, grid: Grid) -> Iterator[Path]:
     barrier(grid.world)
     if grid.world.rank == 0:
         for path in temporary.rglob("*"):
-            _sync(path)
-        _sync(temporary)
+            sync(path)
+        sync(temporary)
         temporary.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     barrier(grid.world)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Force a file's content, or a folder's entries, from this host's memory to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -64,7 +66,9 @@ def save_optimizer(optimizer: Optimizer, folder: Path) -> None:
     for name, offsets, shape, local in _local_rectangles(optimizer):
         for state, values in optimizer.state().items():
             tensors[_key(state, name, offsets)] = values[local].view(shape)
-    save_file(tensors, folder / f"optimizer-{optimizer.grid.world.rank:05d}.safetensors")
+    file = folder / f"optimizer-{optimizer.grid.world.rank:05d}.safetensors"
+    save_file(tensors, file)
+    sync(file)  # on a shared file system rank 0 cannot do it for other hosts
 
 
 def load_optimizer(optimizer: Optimizer, folder: Path) -> None:
@@ -144,15 +148,27 @@ def _overlap(mine: tuple, my_shape: tuple, theirs: tuple, their_shape: tuple) ->
     return tuple(at_mine), tuple(at_theirs)
 
 
+STATE = {"schema": int, "step": int, "next_sample": int, "tokens": int, "skipped": list, "optimizer_steps": int}
+"""Keys of `state.json` that a resume needs, and their types."""
+
+SCHEMA = 1
+
+
 def write_state(folder: Path, state: dict) -> None:
-    """`state.json`: step, data position, layout; plain JSON."""
-    (folder / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+    """`state.json`: step, data position, layout; plain JSON. `schema` is added."""
+    (folder / "state.json").write_text(json.dumps({"schema": SCHEMA, **state}, indent=2) + "\n", encoding="utf-8")
 
 
 def read_state(folder: Path) -> dict:
-    """`state.json` of a checkpoint's `training/` folder; ValueError names the file if it cannot be read."""
+    """`state.json` of a checkpoint's `training/` folder; ValueError names the file if it cannot be used."""
     file = folder / "state.json"
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        state = json.loads(file.read_text(encoding="utf-8"))
+        wrong = [key for key, kind in STATE.items() if not isinstance(state[key], kind)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file}: cannot be read ({error}); resume from an earlier checkpoint") from None
+    if wrong or state["schema"] != SCHEMA:
+        raise ValueError(
+            f"{file}: schema {state['schema']}, or a wrong {', '.join(wrong) or 'version'}; this is {SCHEMA}"
+        )
+    return state

@@ -3,6 +3,7 @@
 Every operation names its group, counts its bytes in `traffic`, and is the identity on a group of one.
 """
 
+import json
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -34,11 +35,11 @@ def _count(operation: str, group: Group, tensor: Tensor) -> None:
     traffic[operation, group.name] += tensor.numel() * tensor.element_size()
 
 
-def all_reduce(tensor: Tensor, group: Group, operation: str = "sum") -> Tensor:
-    """In-place sum or max (`operation`) over the group; returns `tensor`."""
+def all_reduce(tensor: Tensor, group: Group) -> Tensor:
+    """In-place sum over the group; returns `tensor`."""
     if group.size > 1:
         _count("all_reduce", group, tensor)
-        dist.all_reduce(tensor, {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX}[operation], group.handle)
+        dist.all_reduce(tensor, group=group.handle)
     return tensor
 
 
@@ -68,13 +69,19 @@ def all_gather(piece: Tensor, group: Group, out: Tensor) -> Tensor:
     return out
 
 
-def gather_objects(value: Any, group: Group) -> list[Any]:
-    """A small JSON-like value of every rank, in rank order (start-up checks and error texts only)."""
+def gather_json(value: Any, group: Group, device: torch.device) -> list[Any]:
+    """A small JSON value of every rank, in rank order (start-up checks and error texts only). Nothing is pickled."""
     if group.size == 1:
         return [value]
-    values: list[Any] = [None] * group.size
-    dist.all_gather_object(values, value, group=group.handle)
-    return values
+    own = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(device)
+    lengths = torch.zeros(group.size, dtype=torch.int64, device=device)
+    all_gather(torch.tensor([own.numel()], device=device), group, lengths)
+    longest = int(lengths.max())
+    padded = torch.zeros(longest, dtype=torch.uint8, device=device)
+    padded[: own.numel()] = own
+    everyone = all_gather(padded, group, torch.empty(longest * group.size, dtype=torch.uint8, device=device))
+    rows = zip(everyone.view(group.size, longest), lengths.tolist(), strict=True)
+    return [json.loads(bytes(row[:length].tolist())) for row, length in rows]
 
 
 def barrier(group: Group) -> None:

@@ -25,8 +25,11 @@ class Grid:
         return cls(Group("pp"), Group("dp"), Group("tp"), Group("world"))
 
     @classmethod
-    def create(cls, tp: int, pp: int) -> "Grid":
-        """Groups of all processes that have joined (`start_processes`); dp takes what tp and pp leave."""
+    def create(cls, tp: int, pp: int, timeout_seconds: float = 600.0) -> "Grid":
+        """Groups of all processes that have joined (`start_processes`); dp takes what tp and pp leave.
+
+        `timeout_seconds`: how long a rank waits for the others of a group (a group does not inherit the default one's).
+        """
         world = dist.get_world_size() if dist.is_initialized() else 1
         assert world % (tp * pp) == 0
         if world == 1:
@@ -37,7 +40,9 @@ class Grid:
         for axis, name in enumerate(("pp", "dp", "tp")):
             # Every rank must create every group, in the same order, its own or not.
             for members in ranks.movedim(axis, -1).flatten(0, 1).tolist():
-                handle = dist.new_group(members) if len(members) > 1 else None
+                handle = (
+                    dist.new_group(members, timeout=timedelta(seconds=timeout_seconds)) if len(members) > 1 else None
+                )
                 if rank in members:
                     groups[name] = Group(name, tuple(members), members.index(rank), handle)
         everyone = Group("world", tuple(range(world)), rank, dist.group.WORLD)
@@ -66,6 +71,11 @@ def start_processes(device_type: str, timeout_seconds: float) -> torch.device:
     rank, local_rank, processes = launched_processes()
     device = torch.device(device_type, local_rank) if device_type == "cuda" else torch.device("cpu")
     if device_type == "cuda":
+        if local_rank >= torch.cuda.device_count():
+            raise ValueError(
+                f"process {local_rank} of this node has no GPU: there are {torch.cuda.device_count()}; "
+                f"use --nproc-per-node {torch.cuda.device_count()}"
+            )
         torch.cuda.set_device(device)
     if processes > 1:
         dist.init_process_group(

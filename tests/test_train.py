@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import sentencepiece
 import torch
@@ -22,6 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from data.documents import write_documents
 from data.tokenize import tokenize
+from train import Trainer
 from train import main as train_main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -197,30 +199,52 @@ def test_stop_and_resume_is_bit_identical(straight, shards, tmp_path):
     ]
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGKILL])
-def test_killed_run_continues(straight, shards, tmp_path, signal_number):
-    """SIGTERM saves the step at hand; after SIGKILL the last whole checkpoint counts. Either way the end is the same,
-    bit for bit.
+def start_and_signal(shards, run, signal_number, processes=1, **flags):
+    """Start a run far too long to end by itself, send a signal after its first checkpoint; the launcher's exit code.
+
+    With two processes only the second rank gets the signal: the stop has to reach the first over the network.
     """
-    run = tmp_path / "run"
-    process = subprocess.Popen(
-        [sys.executable, *command(shards, run, checkpoint_every=1)],
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    launched = subprocess.Popen(
+        [*launcher, *command(shards, run, steps=5000, checkpoint_every=1, validation_every=0, **flags)],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     while not list(run.glob("checkpoints/step-*")):
-        assert process.poll() is None
+        assert launched.poll() is None
         time.sleep(0.01)
-    process.send_signal(signal_number)
-    code = process.wait(timeout=60)
-    assert code == (0 if signal_number == signal.SIGTERM else -signal.SIGKILL)
-    train(shards, run, checkpoint_every=0)
-    first, second = weights(straight, 6), weights(run, 6)
+    if processes == 1:
+        launched.send_signal(signal_number)
+    else:
+        ranks = sorted(psutil.Process(launched.pid).children(), key=lambda child: int(child.environ()["RANK"]))
+        ranks[-1].send_signal(signal_number)
+    return launched.wait(timeout=60)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_saves_the_step_at_hand(shards, tmp_path, processes):
+    assert start_and_signal(shards, tmp_path / "run", signal.SIGTERM, processes) == 0
+    last = [line["step"] for line in metrics(tmp_path / "run")][-1]
+    assert last < 5000
+    assert sorted((tmp_path / "run" / "checkpoints").iterdir())[-1].name == f"step-{last:08d}"
+
+
+def test_killed_run_continues_bit_for_bit(shards, tmp_path):
+    """After SIGKILL the last whole checkpoint counts; what it left half written is replaced."""
+    run = tmp_path / "run"
+    assert start_and_signal(shards, run, signal.SIGKILL) == -signal.SIGKILL
+    reached = [line["step"] for line in metrics(run)][-1]
+    flags = {"steps": 5000, "validation_every": 0, "stop_step": reached + 3}
+    train(shards, run, **flags)
+    train(shards, tmp_path / "straight", **flags)
+    first, second = weights(tmp_path / "straight", reached + 3), weights(run, reached + 3)
     for name in first:
         assert torch.equal(first[name], second[name]), name
-    assert [line["step"] for line in metrics(run) if "loss" in line] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in metrics(run)] == list(range(1, reached + 4))
 
 
 def test_data_parallel_equals_one_process(shards, tmp_path):
@@ -283,6 +307,10 @@ def error_line(result):
         ({"data": "somewhere=1.5"}, "a share lies between 0 and 1"),
         ({"data": "nowhere"}, "nowhere"),
         ({"steps": 0}, "--steps 0: must be at least 1"),
+        ({"lr": "inf"}, "--lr inf: must be at most 1"),
+        ({"min_lr_ratio": -3}, "--min-lr-ratio -3.0: must be at least 0"),
+        ({"seed": 2**32}, "--seed 4294967296: must be at most"),
+        ({"steps": "many"}, "--steps: invalid int value: 'many'; see train.py --help"),
         ({"tp": 8, "pp": 8}, "needs 64 processes or a multiple of it, not 1; run: torchrun --nproc-per-node 64 "),
     ],
 )  # fmt: skip
@@ -301,12 +329,11 @@ def test_run_folder_of_something_else(shards, straight, tmp_path):
     shutil.copytree(shards, changed)
     manifest = changed / "manifest.json"
     manifest.write_text(manifest.read_text() + " ")
-    stored = json.loads((straight / "config.json").read_text())
-    stored["settings"]["data"] = [str(changed)]
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.json").write_text(json.dumps(stored))
-    with pytest.raises(ValueError, match="the token shards have changed"):
-        train(changed, tmp_path / "run")
+    with pytest.raises(ValueError, match="--data: other token shards or shares"):
+        train(changed, straight)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="file is a file; choose another --out"):
+        train(shards, tmp_path / "file")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("mine")
     with pytest.raises(ValueError, match="is not empty and holds no run"):
@@ -346,7 +373,9 @@ def test_damaged_model_folders_are_named(straight, shards, tmp_path):
     architecture = tmp_path / "architecture"
     architecture.mkdir()
     (architecture / "config.json").write_text(json.dumps({"architectures": ["GPT2LMHeadModel"]}))
-    with pytest.raises(ValueError, match="'GPT2LMHeadModel' is not one of LlamaForCausalLM, MistralForCausalLM"):
+    with pytest.raises(
+        ValueError, match="'GPT2LMHeadModel', model_type None is not one of LlamaForCausalLM, MistralForCausalLM"
+    ):
         train(shards, tmp_path / "run", model=str(architecture))
 
 
@@ -374,6 +403,8 @@ def test_gradients_that_are_not_finite_skip_the_step(shards, straight, tmp_path)
 
 def test_megatron_pairs_need_their_tokenizer_named(shards, straight, tmp_path, assets):
     pair = assets / "general" / "megatron_fixture" / "ag_news_prompt_inputs_document"
+    with pytest.raises(ValueError, match="another tokenizer or damaged"):
+        train(pair, tmp_path / "wrong", tokenizer=str(shards / "tokenizer"), validation_every=0)
     with pytest.raises(ValueError, match="does not say its tokenizer; add --tokenizer"):
         train(pair, tmp_path / "run")
     data = [str(shards), f"{pair}=0.1"]
@@ -392,3 +423,102 @@ def test_damaged_shards_stop_the_run(shards, tmp_path):
     with pytest.raises(ValueError, match=r"tokens-00000\.npy: wrong sha256"):
         train(changed, tmp_path / "run", steps=100_000, validation_every=0)
     assert not list((tmp_path / "run").glob("checkpoints/*"))
+
+
+def test_a_skipped_step_is_remembered(shards, straight, tmp_path, monkeypatch):
+    """One poisoned step: its samples are written down, AdamW does not count it, and a resume agrees bit for bit."""
+
+    def poison(self, micro_batches, original=Trainer.train_step):
+        if self.position.step == 1:
+            self.model.buffer.parameters[0].main_grad[0, 0] = float("nan")
+        return original(self, micro_batches)
+
+    monkeypatch.setattr(Trainer, "train_step", poison)
+    train(shards, tmp_path / "whole")
+    train(shards, tmp_path / "halves", stop_step=3)
+    train(shards, tmp_path / "halves")
+    for run in ("whole", "halves"):
+        state = json.loads((tmp_path / run / "checkpoints/step-00000006/training/state.json").read_text())
+        assert state["skipped"] == [[8, 16]]
+        assert state["optimizer_steps"] == 5
+        assert [line["skipped"] for line in metrics(tmp_path / run) if "loss" in line] == [False, True] + [False] * 4
+    first, second = weights(tmp_path / "whole", 6), weights(tmp_path / "halves", 6)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(not torch.equal(first[name], tensor) for name, tensor in weights(straight, 6).items())
+
+
+def test_reading_numbers_one_step_late_changes_nothing(shards, straight, tmp_path, monkeypatch):
+    """As on a GPU, where the host runs a step ahead of the numbers."""
+
+    def late(self, *arguments, original=Trainer.__init__):
+        original(self, *arguments)
+        self.lag = 1
+
+    monkeypatch.setattr(Trainer, "__init__", late)
+    train(shards, tmp_path / "run")
+    for ours, theirs in zip(metrics(tmp_path / "run"), metrics(straight), strict=True):
+        assert ours.keys() == theirs.keys()
+        assert all(ours[key] == theirs[key] for key in ours if key not in ("tokens_per_second", "mfu"))
+    rates = [line["tokens_per_second"] for line in metrics(tmp_path / "run") if "loss" in line]
+    assert max(rates) < 100 * min(rates)  # no interval is counted as nothing
+
+
+def test_weights_that_are_not_finite_are_never_saved(shards, tmp_path, monkeypatch):
+    def destroy(self, original=Trainer.save):
+        self.model.buffer.data[7] = float("inf")
+        original(self)
+
+    monkeypatch.setattr(Trainer, "save", destroy)
+    with pytest.raises(ValueError, match="step 6: 1 weights are not finite, nothing is saved"):
+        train(shards, tmp_path / "run")
+    assert not list((tmp_path / "run").glob("checkpoints/step-*"))
+    assert (tmp_path / "run" / "loss.png").is_file()
+
+
+def test_resume_needs_neither_the_first_model_nor_the_same_path_of_the_data(straight, shards, tmp_path):
+    """Both may have moved; the checkpoint has its own shape, weights and tokenizer, and data is compared by content."""
+    first = tmp_path / "first"
+    shutil.copytree(straight, first)
+    train(shards, tmp_path / "run", model=str(first), stop_step=2)
+    shutil.rmtree(first)
+    moved = tmp_path / "moved"
+    shutil.copytree(shards, moved)
+    train(moved, tmp_path / "run", model=str(first))
+    assert [line["step"] for line in metrics(tmp_path / "run") if "loss" in line] == [1, 2, 3, 4, 5, 6]
+
+
+def test_damaged_checkpoints_are_named(straight, shards, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(straight, run)
+    state = run / "checkpoints/step-00000006/training/state.json"
+    state.write_text("{}")
+    with pytest.raises(ValueError, match=r"state\.json: cannot be read \('schema'\)"):
+        train(shards, run)
+    index = run / "checkpoints/step-00000006/model.safetensors.index.json"
+    index.write_text("[]")
+    with pytest.raises(ValueError, match=r"index\.json: not an index with a weight_map"):
+        train(shards, run)
+
+
+def test_a_preset_takes_the_tokenizers_bos_and_eos(shards, tmp_path):
+    train(
+        shards,
+        tmp_path / "run",
+        model="smollm2-135m",
+        steps=1,
+        validation_every=0,
+        global_batch_size=1,
+        micro_batch_size=1,
+    )
+    config = json.loads((tmp_path / "run/checkpoints/step-00000001/config.json").read_text())
+    assert (config["bos_token_id"], config["eos_token_id"]) == (1, 2)
+
+
+@pytest.mark.gpu
+def test_run_on_a_gpu(shards, tmp_path):
+    train(shards, tmp_path / "run", sequence_length=128, steps=20, validation_every=20)
+    losses = [line["validation_loss"]["abstracts"] for line in metrics(tmp_path / "run") if "validation_loss" in line]
+    assert losses[-1] < losses[0] - 0.3
+    train(shards, tmp_path / "again", sequence_length=128, steps=20, validation_every=20)
+    first, second = weights(tmp_path / "run", 20), weights(tmp_path / "again", 20)
+    assert all(torch.equal(first[name], second[name]) for name in first)

@@ -1,27 +1,41 @@
 """What a run says of itself: the progress bar, `metrics.jsonl` and `loss.png`."""
 
 import json
+import math
 import time
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "A10": 125e12, "L40": 362e12, "RTX 4090": 165e12}
+PEAK_FLOPS = {
+    "A100": 312e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "A10G": 70e12,
+    "A10": 125e12,
+    "L40S": 362e12,
+    "L40": 181e12,
+    "RTX 4090": 165e12,
+}
 """Dense bf16 FLOP/s of a GPU from its data sheet, by a part of its name; the first match counts."""
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
     """(FLOP/s that 100 % utilisation means, where the figure is from).
 
-    The data sheet for known GPUs in bf16; otherwise the fastest of five 1024-cubed matrix products timed here.
+    The data sheet for known GPUs in bf16; otherwise the fastest of five products of square matrices timed here, 1,024
+    wide on a CPU and 8,192 on a GPU (a small product there measures only the launch).
     """
     if device.type == "cuda" and dtype == torch.bfloat16:
         name = torch.cuda.get_device_name(device)
         for part, flops in PEAK_FLOPS.items():
             if part in name:
                 return flops, f"{name} data sheet"
-    a = torch.randn(1024, 1024, dtype=dtype, device=device)
+    width = 8192 if device.type == "cuda" else 1024
+    a = torch.randn(width, width, dtype=dtype, device=device)
     fastest = float("inf")
     for _ in range(5):
         start = time.perf_counter()
@@ -29,7 +43,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         fastest = min(fastest, time.perf_counter() - start)
-    return 2 * 1024**3 / fastest, "measured matrix product"
+    return 2 * width**3 / fastest, "measured matrix product"
 
 
 class RunLog:
@@ -38,9 +52,11 @@ class RunLog:
     def __init__(self, run: Path, total_steps: int, first_step: int) -> None:
         self.file = run / "metrics.jsonl"
         self.picture = run / "loss.png"
-        self.lines = [line for line in read_metrics(self.file) if line["step"] <= first_step]
-        # Lines after the checkpoint that is resumed belong to steps that are done again.
-        self.file.write_text("".join(json.dumps(line) + "\n" for line in self.lines), encoding="utf-8")
+        # Lines after the checkpoint that is resumed belong to steps that are done again (all, without a checkpoint).
+        self.lines = [line for line in read_metrics(self.file) if first_step and line["step"] <= first_step]
+        temporary = self.file.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in self.lines), encoding="utf-8")
+        temporary.replace(self.file)
         self.bar = tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True)
 
     def step(self, values: dict) -> None:
@@ -56,6 +72,7 @@ class RunLog:
         """Mean loss in nats a token, by source."""
         self._write({"step": step, "validation_loss": losses})
         self.say(f"step {step}: validation loss " + ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items()))
+        draw_losses(self.lines, self.picture)
 
     def say(self, text: str) -> None:
         """A line above the bar."""
@@ -69,7 +86,9 @@ class RunLog:
     def _write(self, values: dict) -> None:
         self.lines.append(values)
         with self.file.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(values) + "\n")
+            # A loss or norm that is not finite is written as null: NaN is not JSON.
+            finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+            out.write(json.dumps(finite) + "\n")
 
 
 def read_metrics(file: Path) -> list[dict]:

@@ -12,50 +12,51 @@ import torch
 from .settings import MAY_CHANGE, Settings
 
 
-def data_fingerprint(folders: list[tuple[str | Path, float | None]]) -> list[str]:
-    """sha256 of what names the content of each `--data`: the manifest of its shards, or a Megatron pair's index."""
-    digests = []
-    for folder, _ in folders:
-        path = Path(folder)
-        candidates = (path / "manifest.json", path.parent / "manifest.json", path.with_name(path.name + ".idx"))
-        file = next(file for file in candidates if file.is_file())
-        digests.append(hashlib.sha256(file.read_bytes()).hexdigest())
-    return digests
+def describe(settings: Settings, folders: list[tuple[str, float | None]], dtype: torch.dtype) -> dict:
+    """What makes a run this run: its settings, with the dtype that `auto` stands for, and its data by content.
 
-
-def check_run_folder(settings: Settings, data_sha256: list[str]) -> Path:
-    """The run folder: absent, empty, or holding this very run. ValueError names what differs when it holds another.
-
-    `data_sha256`: see `data_fingerprint`.
+    As it reads back from `config.json`. `data`: (sha256 of what names the content, share) of each folder.
     """
-    run = Path(settings.out)
+    data = [(_content_sha256(Path(folder)), share) for folder, share in folders]
+    described = {"settings": asdict(settings) | {"dtype": str(dtype).removeprefix("torch.")}, "data": data}
+    return json.loads(json.dumps(described))
+
+
+def _content_sha256(path: Path) -> str:
+    """Of the manifest of a folder of shards (and the source's name, for one of them), or of a Megatron pair's index."""
+    index = path.with_name(path.name + ".idx")
+    file = next(f for f in (path / "manifest.json", path.parent / "manifest.json", index) if f.is_file())
+    source = path.name if file.parent != path and file != index else ""
+    return hashlib.sha256(file.read_bytes() + source.encode()).hexdigest()
+
+
+def check_run_folder(out: str, description: dict) -> Path:
+    """The run folder: absent, empty, or holding this very run. ValueError names what differs when it holds another."""
+    run = Path(out)
     file = run / "config.json"
-    current = _description(settings, data_sha256)
     if file.is_file():
         try:
-            stored = json.loads(file.read_text(encoding="utf-8"))
-            differing = _differences(stored, current)
+            differing = _differences(json.loads(file.read_text(encoding="utf-8")), description)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{file}: not the settings of a run ({error}); choose another --out") from None
         if differing:
             raise ValueError(f"{run} already holds a different run ({'; '.join(differing)}); choose another --out")
     elif run.is_dir() and any(run.iterdir()):
         raise ValueError(f"{run} is not empty and holds no run; choose another --out")
+    elif run.exists() and not run.is_dir():
+        raise ValueError(f"{run} is a file; choose another --out")
     return run
 
 
-def begin_run(run: Path, settings: Settings, data_sha256: list[str]) -> None:
+def begin_run(run: Path, description: dict) -> None:
     """Create the run folder with its `config.json`; a run that is continued keeps the file it was started with."""
     file = run / "config.json"
     if not file.is_file():
         run.mkdir(parents=True, exist_ok=True)
-        described = _description(settings, data_sha256) | {"versions": versions(), "commit": _commit()}
-        file.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-
-
-def _description(settings: Settings, data_sha256: list[str]) -> dict:
-    """As it reads back from `config.json`: tuples are lists there."""
-    return json.loads(json.dumps({"settings": asdict(settings), "data_sha256": data_sha256}))
+        described = description | {"versions": versions(), "commit": _commit()}
+        temporary = file.with_suffix(".tmp")
+        temporary.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(file)
 
 
 def _differences(stored: dict, current: dict) -> list[str]:
@@ -64,8 +65,8 @@ def _differences(stored: dict, current: dict) -> list[str]:
         before = stored["settings"][name]
         if name not in MAY_CHANGE and before != value:
             texts.append(f"--{name.replace('_', '-')} was {before}, is {value}")
-    if stored["data_sha256"] != current["data_sha256"]:
-        texts.append("the token shards have changed")
+    if stored["data"] != current["data"]:
+        texts.append("--data: other token shards or shares")
     return texts
 
 

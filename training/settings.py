@@ -1,6 +1,7 @@
 """Settings of a training run: the one source of the command line, its help and the run's `config.json`."""
 
-from dataclasses import dataclass, fields
+import math
+from dataclasses import dataclass
 from typing import Literal
 
 
@@ -73,40 +74,44 @@ class Settings:
 
 
 MAY_CHANGE = frozenset(
-    {
-        "out",
-        "stop_step",
-        "micro_batch_size",
-        "recompute",
-        "validation_every",
-        "validation_sequences",
-        "checkpoint_every",
-        "timeout",
-    }
+    {"data", "tokenizer", "out", "stop_step", "micro_batch_size", "recompute", "timeout"}
+    | {"validation_every", "validation_sequences", "checkpoint_every"}
 )
-"""Settings that an interrupted run may be continued with another value of: they do not change what is learned."""
+"""Settings that an interrupted run may be continued with another value of: they do not change what is learned. (Data
+and tokenizer are compared by content, not by path.)
+"""
+
+
+LIMITS: dict[str, tuple[float, float]] = {
+    "stop_step": (0, math.inf),
+    "warmup_steps": (0, math.inf),
+    "validation_every": (0, math.inf),
+    "validation_sequences": (0, math.inf),
+    "checkpoint_every": (0, math.inf),
+    "steps": (1, math.inf),
+    "global_batch_size": (1, math.inf),
+    "micro_batch_size": (1, math.inf),
+    "sequence_length": (1, math.inf),
+    "lr": (0, 1),
+    "min_lr_ratio": (0, 1),
+    "weight_decay": (0, 1),
+    "beta1": (0, 0.9999),
+    "beta2": (0, 0.99999),
+    "eps": (1e-15, 1),
+    "clip": (0, 1e9),
+    "seed": (0, 2**31 - 1),
+    "timeout": (1, 1e6),
+}
+"""Smallest and largest value of each number; beyond them a run breaks or computes nonsense."""
 
 
 def check(settings: Settings) -> None:
     """ValueError naming the flag for values no run can have."""
-    positive = ("steps", "global_batch_size", "micro_batch_size", "sequence_length")
-    not_negative = (
-        "stop_step",
-        "warmup_steps",
-        "validation_every",
-        "validation_sequences",
-        "checkpoint_every",
-        "lr",
-        "clip",
-        "weight_decay",
-    )
-    for field in fields(settings):
-        value = getattr(settings, field.name)
-        flag = "--" + field.name.replace("_", "-")
-        if field.name in positive and value < 1:
-            raise ValueError(f"{flag} {value}: must be at least 1")
-        if field.name in not_negative and not value >= 0:
-            raise ValueError(f"{flag} {value}: must not be negative")
+    for name, (low, high) in LIMITS.items():
+        value = getattr(settings, name)
+        if not low <= value <= high:
+            bound = f"at least {low}" if value < low else f"at most {high}"
+            raise ValueError(f"--{name.replace('_', '-')} {value}: must be {bound}")
     if settings.tp != 1 or settings.pp != 1:
         raise ValueError(
             f"--tp {settings.tp} --pp {settings.pp}: this version trains data-parallel only; leave both at 1"

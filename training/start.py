@@ -1,8 +1,8 @@
 """What a run starts from: data, tokenizer, model and dtype, checked against each other before anything is allocated."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -10,33 +10,33 @@ from data.demo_shards import ensure_demo_shards
 from data.megatron import is_megatron
 from data.sampler import Sampler
 from data.tokenizer import Tokenizer, load_tokenizer
-from model.config import LlamaConfig, preset
+from model.config import PRESETS, LlamaConfig, preset
 from model.huggingface import resolve
-from parallel.comm import gather_objects
+from parallel.comm import gather_json
 from parallel.grid import Grid
 
 from .settings import Settings, parse_shares
 
 
-def on_first_rank(action: Callable[[], Any], grid: Grid) -> Any:
-    """Run `action` on rank 0 while the others wait; its result, or its ValueError, is every rank's."""
+def on_first_rank(action: Callable[[], Path], grid: Grid, device: torch.device) -> Path:
+    """Run `action` on rank 0 while the others wait; the path it returns, or its ValueError, is every rank's."""
     result = None
     if grid.world.rank == 0:
         try:
-            result = ("value", action())
+            result = ("path", str(action()))
         except (ValueError, OSError) as error:
             result = ("error", str(error))
-    kind, value = gather_objects(result, grid.world)[0]
+    kind, text = gather_json(result, grid.world, device)[0]
     if kind == "error":
-        raise ValueError(value)
-    return value
+        raise ValueError(text)
+    return Path(text)
 
 
-def data_folders(settings: Settings, grid: Grid) -> list[tuple[str, float | None]]:
+def data_folders(settings: Settings, grid: Grid, device: torch.device) -> list[tuple[str, float | None]]:
     """`--data` as (folder, share); the demo shards, which rank 0 writes if they are not there, without it."""
     if settings.data:
         return parse_shares(settings.data)
-    return [(on_first_rank(lambda: ensure_demo_shards(Path("demo")), grid), None)]
+    return [(str(on_first_rank(lambda: ensure_demo_shards(Path("demo")), grid, device)), None)]
 
 
 def choose_tokenizer(settings: Settings, folders: list[tuple[str, float | None]], sampler: Sampler) -> Tokenizer:
@@ -47,6 +47,8 @@ def choose_tokenizer(settings: Settings, folders: list[tuple[str, float | None]]
             raise ValueError(f"--data {unnamed[0]}: a Megatron pair does not say its tokenizer; add --tokenizer")
         return load_tokenizer(sampler.tokenizer_path)
     tokenizer = load_tokenizer(settings.tokenizer)
+    if sampler.vocab_size is None:
+        sampler.vocab_size = tokenizer.vocab_size  # ids beyond it are then refused, as in shards
     if sampler.tokenizer_sha256 not in (None, tokenizer.sha256):
         raise ValueError(f"--tokenizer {settings.tokenizer} is not the one the shards were made with")
     return tokenizer
@@ -61,18 +63,23 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return getattr(torch, name)
 
 
-def choose_model(settings: Settings, tokenizer: Tokenizer) -> tuple[LlamaConfig, Path | None]:
-    """(shape, folder of the first weights or None for random ones); checks tokenizer and context against the data."""
-    folder = Path(settings.model)
-    if folder.is_dir():
-        folder = resolve(folder)
+def choose_model(model: str, sequence_length: int, tokenizer: Tokenizer) -> tuple[LlamaConfig, Path | None]:
+    """(shape, folder of the first weights or None for random ones); checks tokenizer and context against the data.
+
+    A preset's name wins over a folder of that name, which can be written `./NAME`.
+    """
+    if model in PRESETS or not Path(model).is_dir():
+        config, folder = preset(model), None
+        config = replace(
+            config, vocab_size=tokenizer.vocab_size, bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id
+        )
+    else:
+        folder = resolve(model)
         config = LlamaConfig.from_huggingface(folder)
         _check_vocabulary(folder, config, tokenizer)
-    else:
-        config, folder = preset(settings.model, tokenizer.vocab_size), None
-    if settings.sequence_length > config.max_position_embeddings:
+    if sequence_length > config.max_position_embeddings:
         raise ValueError(
-            f"--sequence-length {settings.sequence_length} exceeds the model's context of "
+            f"--sequence-length {sequence_length} exceeds the model's context of "
             f"{config.max_position_embeddings} tokens"
         )
     return config, folder

@@ -205,6 +205,22 @@ def test_stories260k_equals_transformers(assets):
         assert_equal(parameter.main_grad, gradients[parameter.record.name], parameter.record.name)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("recompute", ["none", "full"])
+def test_bf16_gradients_on_a_gpu(tmp_path, recompute):
+    """Weight gradients of the kernels in bf16, against the same weights in float64 on the CPU."""
+    reference = load_from_reference(reference_model("grouped"), tmp_path, dtype=torch.float64, gradients=True)
+    model = load_model(tmp_path, dtype=torch.bfloat16, device="cuda", gradients=True, recompute=recompute)
+    documents = [torch.randint(97, (length,)) for length in (20, 1, 30)]
+    batch = batch_of(reference, documents)
+    reference(batch).backward()
+    bounds = batch.documents.cu_seqlens.tolist()
+    model(micro_batch(batch.tokens, batch.targets, bounds, model.config, "cuda")).backward()
+    for ours, exact in zip(model.buffer.parameters, reference.buffer.parameters, strict=True):
+        assert ours.main_grad.dtype == torch.float32
+        assert_equal(ours.main_grad.cpu(), exact.main_grad, ours.record.name, 0.05)
+
+
 def test_random_weights_do_not_depend_on_other_tensors():
     """The same tensor of a deeper model starts from the same numbers, but for the depth's factor."""
     shallow = Llama(LlamaConfig(64, 32, 48, 1, 2, 2, 16, 32))
