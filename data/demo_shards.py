@@ -1,6 +1,5 @@
 """The demo world's token shards, made on first use by what the commands demo, curate and tokenize run."""
 
-import json
 from pathlib import Path
 
 
@@ -14,11 +13,7 @@ def ensure_demo_shards(folder: Path) -> str:
 
     print(f"writing the demo world's shards to {shards}", flush=True)
     demo.run(demo.Settings(out=str(folder)))
-    sources = json.loads((folder / "sources.json").read_text(encoding="utf-8"))
-    curate.run(curate.Settings(source=tuple(sources), out=str(folder / "corpus")))
-    tokenize.run(
-        tokenize.Settings(
-            folder=str(folder / "corpus"), tokenizer=str(folder / "tokenizer" / "tokenizer.model"), out=str(shards)
-        )
-    )
+    curate.run(curate.Settings(source=demo.source_arguments(folder), out=str(folder / "corpus")))
+    tokenizer = str(folder / "tokenizer" / "tokenizer.model")
+    tokenize.run(tokenize.Settings(folder=str(folder / "corpus"), tokenizer=tokenizer, out=str(shards)))
     return str(shards)

@@ -225,8 +225,9 @@ _LLAMA3 = {"rope": Rope(500000.0, "llama3", 8.0), "bos_token_id": 128000, "eos_t
 _SMOLLM2 = {"tie_word_embeddings": True, "bos_token_id": 0, "eos_token_id": 0}
 
 PRESETS: dict[str, LlamaConfig] = {
-    # For trials on a CPU; its vocabulary is that of the data it is trained on.
+    # For trials on a CPU; their vocabulary is that of the data they are trained on.
     "tiny": _shape(512, 128, 352, 8, 8, 8, 2048),
+    "demo": _shape(512, 128, 352, 4, 4, 4, 1024),
     "smollm2-135m": _shape(49152, 576, 1536, 30, 9, 3, 8192, rope=Rope(100000.0), **_SMOLLM2),
     "smollm2-360m": _shape(49152, 960, 2560, 32, 15, 5, 8192, rope=Rope(100000.0), **_SMOLLM2),
     "smollm2-1.7b": _shape(49152, 2048, 8192, 24, 32, 32, 8192, rope=Rope(130000.0), **_SMOLLM2),

@@ -12,6 +12,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+# Renamed in torch 2.13, which warns of the old names; the arguments are the same.
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
 traffic: Counter[tuple[str, str]] = Counter()
 """Bytes of the full (gathered or unreduced) tensor, by (operation, group name), since the process started."""
 
@@ -53,7 +57,7 @@ def reduce_scatter(tensor: Tensor, group: Group) -> Tensor:
     assert tensor.numel() % group.size == 0
     _count("reduce_scatter", group, tensor)
     piece = torch.empty(tensor.numel() // group.size, dtype=tensor.dtype, device=tensor.device)
-    dist.reduce_scatter_tensor(piece, tensor, group=group.handle)
+    _reduce_scatter(piece, tensor, group=group.handle)
     return piece
 
 
@@ -63,7 +67,7 @@ def all_gather(piece: Tensor, group: Group, out: Tensor) -> Tensor:
     """
     if group.size > 1:
         _count("all_gather", group, out)
-        dist.all_gather_into_tensor(out, piece.contiguous(), group=group.handle)
+        _all_gather(out, piece.contiguous(), group=group.handle)
     elif out.data_ptr() != piece.data_ptr():
         out.copy_(piece)
     return out
