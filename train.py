@@ -125,7 +125,8 @@ class Trainer:
         return (
             f"{s.model}: {config.parameters:,} parameters, {str(self.dtype).removeprefix('torch.')} "
             f"on {self.device.type}, "
-            f"{self.grid.dp.size} x data parallel, {s.global_batch_size} x {s.sequence_length} tokens a step, "
+            f"{self.grid.dp.size} x data parallel, {self.grid.tp.size} x tensor parallel, "
+            f"{s.global_batch_size} x {s.sequence_length} tokens a step, "
             f"{s.steps} steps, {start}; sources {', '.join(self.sampler.names)}; run {self.run}; "
             f"MFU of {self.peak / 1e12:.2f} TFLOP/s a rank ({peak_source})"
         )
@@ -143,7 +144,9 @@ class Trainer:
 
     def to_device(self, samples: Sequence) -> MicroBatch:
         packed = batch(samples)
-        return micro_batch(packed.tokens, packed.targets, packed.cu_seqlens, self.model.config, self.device)
+        return micro_batch(
+            packed.tokens, packed.targets, packed.cu_seqlens, self.model.config, self.device, self.grid.tp.size
+        )
 
     # --- one step ---
 
@@ -153,8 +156,8 @@ class Trainer:
         loss = execute(training_schedule(len(micro_batches)), [self.model], micro_batches)
         tokens = sum((b.targets >= 0).sum() for b in micro_batches)
         flags = torch.tensor([self.stop_requested, self.verification.error is not None], dtype=torch.float64)
-        totals = torch.cat([torch.stack([loss, tokens.double()]), flags.to(self.device, non_blocking=True)])
-        all_reduce(totals, self.grid.dp)
+        totals = all_reduce(torch.stack([loss, tokens.double()]), self.grid.dp)
+        flags = all_reduce(flags.to(self.device, non_blocking=True), self.grid.world)
         learning_rate = cosine_learning_rate(
             step,
             peak=self.settings.lr,
@@ -163,7 +166,7 @@ class Trainer:
             total_steps=self.settings.steps,
         )
         result = self.optimizer.step(learning_rate, totals[1:2])
-        numbers = Reading(torch.cat([totals, result.grad_norm.double(), result.kept.double()]))
+        numbers = Reading(torch.cat([totals, flags, result.grad_norm.double(), result.kept.double()]))
         pending = Pending(step, self.position.next_sample, learning_rate, numbers, self.clock)
         self.clock = numbers.moment
         self.position.step = step
@@ -238,8 +241,9 @@ class Trainer:
                 "lower --lr and start again, or from an earlier checkpoint"
             )
         with publish(folder, self.grid) as temporary:
-            if self.grid.world.rank == 0:
+            if self.grid.dp.rank == 0:
                 save_model(self.model, temporary)
+            if self.grid.world.rank == 0:
                 self.tokenizer.save(temporary)
                 write_state(
                     temporary / "training",

@@ -1,6 +1,7 @@
 """A model as a Hugging Face directory: weights read by memory-mapped slices, written as safetensors with an index."""
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from parallel.checkpoint import checkpoint_folders
+from parallel.comm import Group, all_reduce
 from parallel.parameter import Parameter
 
 from .config import LlamaConfig
@@ -101,26 +103,43 @@ def _tensor_files(folder: Path) -> dict[str, Path]:
 
 
 def save_model(model: Llama, folder: Path) -> None:
-    """Write `config.json`, `model-*.safetensors` and `model.safetensors.index.json` in the model's dtype."""
+    """Write `config.json`, `model-*.safetensors` and `model.safetensors.index.json` in the model's dtype.
+
+    All ranks of tp enter together and give their slices; the first writes.
+    """
+    tp = model.grid.tp
     folder.mkdir(parents=True, exist_ok=True)
-    dtype = str(model.dtype).removeprefix("torch.")
-    _write_json(folder / "config.json", model.config.to_huggingface(dtype))
     groups = list(_files_of(model.buffer.parameters))
     weight_map, total = {}, 0
     for number, parameters in enumerate(groups, start=1):
         name = f"model-{number:05d}-of-{len(groups):05d}.safetensors"
-        tensors = {parameter.record.name: parameter.data for parameter in parameters}
-        save_file(tensors, folder / name, metadata={"format": "pt"})
+        tensors = {parameter.record.name: _whole(parameter, tp) for parameter in parameters}
+        if tp.rank == 0:
+            save_file(tensors, folder / name, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(tensors, name)
         total += sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-    _write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
+    if tp.rank == 0:
+        dtype = str(model.dtype).removeprefix("torch.")
+        _write_json(folder / "config.json", model.config.to_huggingface(dtype))
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        _write_json(folder / "model.safetensors.index.json", index)
+
+
+def _whole(parameter: Parameter, tp: Group) -> torch.Tensor:
+    """The Hugging Face tensor that this parameter is a slice of: zeros elsewhere, summed over the ranks."""
+    record = parameter.record
+    if record.shape == record.global_shape:
+        return parameter.data
+    whole = parameter.data.new_zeros(record.global_shape)
+    whole[tuple(slice(o, o + n) for o, n in zip(record.offsets, record.shape, strict=True))] = parameter.data
+    return all_reduce(whole, tp)
 
 
 def _files_of(parameters: list[Parameter]) -> Iterator[list[Parameter]]:
     current: list[Parameter] = []
     size = 0
     for parameter in parameters:
-        nbytes = parameter.data.numel() * parameter.data.element_size()
+        nbytes = math.prod(parameter.record.global_shape) * parameter.data.element_size()
         if current and size + nbytes > MAX_FILE_BYTES:
             yield current
             current, size = [], 0

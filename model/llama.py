@@ -16,9 +16,11 @@ from torch.utils.checkpoint import checkpoint
 
 from kernels.documents import Documents
 from kernels.rope import rope_forward
+from parallel.comm import Group
+from parallel.cross_entropy import linear_cross_entropy
 from parallel.grid import Grid
-from parallel.linear import embedding, linear_add, linear_cross_entropy, norm, norm_linear, swiglu_linear_add
-from parallel.parameter import ParameterBuffer, Record, Weight
+from parallel.linear import embedding, linear_add, norm, norm_linear, swiglu_linear_add
+from parallel.parameter import ParameterBuffer, Weight, replicated, split_columns, split_rows
 
 from .attention import rope_attention, split_qkv
 from .config import LlamaConfig
@@ -43,58 +45,81 @@ class MicroBatch:
     documents: Documents
 
 
+DOCUMENTS = 64
+"""`cu_seqlens` is padded to this many documents, or to the next doubling of it that suffices: few different shapes."""
+
+
 def micro_batch(
     tokens: Tensor,
     targets: Tensor,
     cu_seqlens: Sequence[int] | np.ndarray,
     config: LlamaConfig,
     device: torch.device | str,
+    tp: int = 1,
 ) -> MicroBatch:
-    """Move one micro-batch to the device; the work lists of its documents are built here, once."""
-    documents = Documents.build(cu_seqlens, device, window=config.sliding_window)
+    """Move one micro-batch to the device; the work lists of its documents are built here, once.
+
+    Tokens are padded to a multiple of `tp` by one last document without targets; `cu_seqlens` by empty documents.
+    """
+    bounds = np.asarray(cu_seqlens, dtype=np.int32)
+    padding = -len(tokens) % tp
+    if padding:
+        tokens = torch.cat([tokens, tokens.new_zeros(padding)])
+        targets = torch.cat([targets, targets.new_full((padding,), -100)])
+        bounds = np.append(bounds, np.int32(len(tokens)))
+    length = DOCUMENTS
+    while length < len(bounds) - 1:
+        length *= 2
+    bounds = np.pad(bounds, (0, length + 1 - len(bounds)), mode="edge")
+    documents = Documents.build(bounds, device, window=config.sliding_window)
     return MicroBatch(tokens.to(device, non_blocking=True), targets.to(device, non_blocking=True), documents)
 
 
 class Block:
     """One transformer layer: x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, config: LlamaConfig, layer: int, buffer: ParameterBuffer) -> None:
-        self.config, self.layer = config, layer
+    def __init__(self, config: LlamaConfig, layer: int, buffer: ParameterBuffer, tp: Group) -> None:
+        self.config, self.layer, self.tp = config, layer, tp
+        self.heads, self.kv_heads = config.num_heads // tp.size, config.num_kv_heads // tp.size
         hidden, inner = config.hidden_size, config.intermediate_size
         q_rows, kv_rows = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
         prefix = f"model.layers.{layer}."
-        self.attention_norm = buffer.add(_vector(prefix + "input_layernorm.weight", hidden))
+        self.attention_norm = buffer.add(replicated(prefix + "input_layernorm.weight", hidden, tp))
         self.qkv = buffer.add(
-            _matrix(prefix + "self_attn.q_proj.weight", q_rows, hidden),
-            _matrix(prefix + "self_attn.k_proj.weight", kv_rows, hidden),
-            _matrix(prefix + "self_attn.v_proj.weight", kv_rows, hidden),
+            split_rows(prefix + "self_attn.q_proj.weight", q_rows, hidden, tp),
+            split_rows(prefix + "self_attn.k_proj.weight", kv_rows, hidden, tp),
+            split_rows(prefix + "self_attn.v_proj.weight", kv_rows, hidden, tp),
         )
-        self.out = buffer.add(_matrix(prefix + "self_attn.o_proj.weight", hidden, q_rows))
-        self.mlp_norm = buffer.add(_vector(prefix + "post_attention_layernorm.weight", hidden))
+        self.out = buffer.add(split_columns(prefix + "self_attn.o_proj.weight", hidden, q_rows, tp))
+        self.mlp_norm = buffer.add(replicated(prefix + "post_attention_layernorm.weight", hidden, tp))
         self.gate_up = buffer.add(
-            _matrix(prefix + "mlp.gate_proj.weight", inner, hidden),
-            _matrix(prefix + "mlp.up_proj.weight", inner, hidden),
+            split_rows(prefix + "mlp.gate_proj.weight", inner, hidden, tp),
+            split_rows(prefix + "mlp.up_proj.weight", inner, hidden, tp),
         )
-        self.down = buffer.add(_matrix(prefix + "mlp.down_proj.weight", hidden, inner))
+        self.down = buffer.add(split_columns(prefix + "mlp.down_proj.weight", hidden, inner, tp))
 
     def __call__(
         self, x: Tensor, cos: Tensor, sin: Tensor, documents: Documents, cache: KeyValueCache | None = None
     ) -> Tensor:
-        config = self.config
-        qkv = norm_linear(
-            x, self.attention_norm, self.qkv, config.rms_norm_eps
-        )  # [tokens, (heads + 2 kv_heads) head_dim]
+        eps, window, tp = self.config.rms_norm_eps, self.config.sliding_window, self.tp
+        qkv = norm_linear(x, self.attention_norm, self.qkv, eps, tp)  # [tokens, (heads + 2 kv_heads) head_dim]
         if cache is None:
-            attended = rope_attention(
-                qkv, cos, sin, documents, config.num_heads, config.num_kv_heads, config.sliding_window
-            )
+            attended = rope_attention(qkv, cos, sin, documents, self.heads, self.kv_heads, window)
         else:
-            rope_forward(qkv, cos, sin, documents.positions, config.num_heads, config.num_kv_heads)
-            q, k, v = split_qkv(qkv, config.num_heads, config.num_kv_heads)
-            attended = cache.attend(self.layer, q, k, v, documents, config.sliding_window).flatten(1)
-        x = linear_add(attended, x, self.out)
-        gate_up = norm_linear(x, self.mlp_norm, self.gate_up, config.rms_norm_eps)  # [tokens, 2 intermediate]
-        return swiglu_linear_add(gate_up, x, self.down)
+            rope_forward(qkv, cos, sin, documents.positions, self.heads, self.kv_heads)
+            q, k, v = split_qkv(qkv, self.heads, self.kv_heads)
+            attended = cache.attend(self.layer, q, k, v, documents, window).flatten(1)
+        x = linear_add(attended, x, self.out, tp)
+        gate_up = norm_linear(x, self.mlp_norm, self.gate_up, eps, tp)  # [tokens, 2 intermediate]
+        return swiglu_linear_add(gate_up, x, self.down, tp)
+
+
+def check_split(config: LlamaConfig, tp: int) -> None:
+    """ValueError when the layers cannot be split over `tp` ranks."""
+    counts = {"attention heads": config.num_heads, "key/value heads": config.num_kv_heads}
+    for name, count in (counts | {"MLP channels": config.intermediate_size}).items():
+        if count % tp:
+            raise ValueError(f"--tp {tp} does not divide the model's {count} {name}")
 
 
 class Llama:
@@ -118,18 +143,20 @@ class Llama:
         self.config, self.dtype, self.device, self.recompute = config, dtype, torch.device(device), recompute
         self.grid = grid or Grid.single()
         self.buffer = ParameterBuffer()
-        self.embedding = self.buffer.add(_matrix("model.embed_tokens.weight", config.vocab_size, config.hidden_size))
-        self.blocks = [Block(config, layer, self.buffer) for layer in range(config.num_layers)]
-        self.norm = self.buffer.add(_vector("model.norm.weight", config.hidden_size))
+        tp, shape = self.grid.tp, (config.vocab_size, config.hidden_size)
+        check_split(config, tp.size)
+        self.embedding = self.buffer.add(split_rows("model.embed_tokens.weight", *shape, tp))
+        self.blocks = [Block(config, layer, self.buffer, tp) for layer in range(config.num_layers)]
+        self.norm = self.buffer.add(replicated("model.norm.weight", config.hidden_size, tp))
         self.head: Weight = self.embedding
         if not config.tie_word_embeddings:
-            self.head = self.buffer.add(_matrix("lm_head.weight", config.vocab_size, config.hidden_size))
+            self.head = self.buffer.add(split_rows("lm_head.weight", *shape, tp))
         self.buffer.allocate(dtype, device, gradients=gradients, multiple=self.grid.dp.size)
         self.cos, self.sin = rotary_tables(config, dtype, device)
 
     def hidden(self, tokens: Tensor, documents: Documents, cache: KeyValueCache | None = None) -> Tensor:
-        """tokens int64 `[tokens]` -> the last block's output, before the final norm, `[tokens, hidden]`."""
-        x = embedding(tokens, self.embedding)
+        """tokens int64 `[tokens]` -> the last block's output, before the final norm, `[tokens / tp, hidden]`."""
+        x = embedding(tokens, self.embedding, self.grid.tp)
         for block in self.blocks:
             if self.recompute == "full" and torch.is_grad_enabled():
                 x = checkpoint(block, x, self.cos, self.sin, documents, use_reentrant=False, preserve_rng_state=False)
@@ -138,13 +165,14 @@ class Llama:
         return x
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Final norm and head: `[tokens, hidden]` -> `[tokens, vocab]`."""
+        """Final norm and head: `[tokens, hidden]` -> `[tokens, vocab]`. A split vocabulary is not gathered."""
+        assert self.grid.tp.size == 1
         return norm(hidden, self.norm, self.config.rms_norm_eps) @ self.head.data.t()
 
     def __call__(self, batch: MicroBatch) -> Tensor:
         """Sum of the cross-entropy over the batch's targets, in nats, a scalar in the accumulation dtype."""
         normed = norm(self.hidden(batch.tokens, batch.documents), self.norm, self.config.rms_norm_eps)
-        return linear_cross_entropy(normed, self.head, batch.targets)
+        return linear_cross_entropy(normed, self.head, batch.targets, self.grid.tp)
 
     def initialise(self, seed: int) -> None:
         """Random weights: normal with standard deviation 0.02, projections back into the residual stream divided by
@@ -165,11 +193,3 @@ class Llama:
                 slice(o, o + n) for o, n in zip(parameter.record.offsets, parameter.record.shape, strict=True)
             )
             parameter.data.copy_(values[slices])
-
-
-def _matrix(name: str, rows: int, columns: int) -> Record:
-    return Record(name, (rows, columns), (0, 0), (rows, columns), weight_decay=True)
-
-
-def _vector(name: str, length: int) -> Record:
-    return Record(name, (length,), (0,), (length,), weight_decay=False)

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from .comm import barrier
 from .grid import Grid
 from .optimizer import Optimizer
-from .parameter import rectangles
+from .parameter import Record, rectangles
 
 
 def checkpoint_folders(run: Path) -> list[Path]:
@@ -63,9 +63,11 @@ def sync(path: Path) -> None:
 def save_optimizer(optimizer: Optimizer, folder: Path) -> None:
     """This rank's shard, cut into rectangles, as `optimizer-RANK.safetensors` (accumulation dtype)."""
     tensors = {}
-    for name, offsets, shape, local in _local_rectangles(optimizer):
+    for record, offsets, shape, local in _local_rectangles(optimizer):
+        if record.replicas > 1 and optimizer.grid.tp.rank:
+            continue  # the first rank of tp writes for all
         for state, values in optimizer.state().items():
-            tensors[_key(state, name, offsets)] = values[local].view(shape)
+            tensors[_key(state, record.name, offsets)] = values[local].view(shape)
     file = folder / f"optimizer-{optimizer.grid.world.rank:05d}.safetensors"
     save_file(tensors, file)
     sync(file)  # on a shared file system rank 0 cannot do it for other hosts
@@ -78,7 +80,8 @@ def load_optimizer(optimizer: Optimizer, folder: Path) -> None:
     stored = _stored_rectangles(folder)
     handles = {}
     try:
-        for name, offsets, shape, local in _local_rectangles(optimizer):
+        for record, offsets, shape, local in _local_rectangles(optimizer):
+            name = record.name
             for state, values in optimizer.state().items():
                 target = values[local].view(shape)
                 covered = 0
@@ -104,15 +107,15 @@ def _key(state: str, name: str, offsets: tuple[int, ...]) -> str:
     return f"{state}|{name}|{','.join(map(str, offsets))}"
 
 
-def _local_rectangles(optimizer: Optimizer) -> Iterator[tuple[str, tuple[int, ...], tuple[int, ...], slice]]:
-    """(Hugging Face name, offsets, shape, where in the shard) of everything this rank's shard holds."""
+def _local_rectangles(optimizer: Optimizer) -> Iterator[tuple[Record, tuple[int, ...], tuple[int, ...], slice]]:
+    """(record, offsets, shape, where in the shard) of everything this rank's shard holds."""
     for parameter in optimizer.buffer.parameters:
         start, end = max(parameter.start, optimizer.start), min(parameter.end, optimizer.end)
         if start >= end:
             continue
         for first, offsets, shape in rectangles(parameter.record, start - parameter.start, end - parameter.start):
             at = parameter.start + first - optimizer.start
-            yield parameter.record.name, offsets, shape, slice(at, at + torch.Size(shape).numel())
+            yield parameter.record, offsets, shape, slice(at, at + torch.Size(shape).numel())
 
 
 def _stored_rectangles(folder: Path) -> dict[tuple[str, str], list[tuple[Path, tuple[int, ...], tuple[int, ...]]]]:

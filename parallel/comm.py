@@ -48,28 +48,30 @@ def all_reduce(tensor: Tensor, group: Group) -> Tensor:
 
 
 def reduce_scatter(tensor: Tensor, group: Group) -> Tensor:
-    """Sum over the group of a flat tensor; this rank's `1/size` of it, in rank order. Length divisible by the size.
+    """Sum over the group; this rank's `1/size` of the first axis, in rank order. Its length is divisible by the size.
 
     A group of one gets `tensor` itself, not a copy.
     """
     if group.size == 1:
         return tensor
-    assert tensor.numel() % group.size == 0
+    assert tensor.shape[0] % group.size == 0
     _count("reduce_scatter", group, tensor)
-    piece = torch.empty(tensor.numel() // group.size, dtype=tensor.dtype, device=tensor.device)
-    _reduce_scatter(piece, tensor, group=group.handle)
+    piece = tensor.new_empty((tensor.shape[0] // group.size, *tensor.shape[1:]))
+    _reduce_scatter(piece, tensor.contiguous(), group=group.handle)
     return piece
 
 
-def all_gather(piece: Tensor, group: Group, out: Tensor) -> Tensor:
-    """Flat `piece` of every rank, in rank order, into `out` (`size` times as long). `piece` may be this rank's part of
-    `out`.
+def all_gather(piece: Tensor, group: Group, out: Tensor | None = None) -> Tensor:
+    """The pieces of all ranks along the first axis, in rank order, in `out` where given.
+
+    `piece` may be this rank's part of `out`. Without `out`, a group of one gets `piece` itself, not a copy.
     """
-    if group.size > 1:
-        _count("all_gather", group, out)
-        _all_gather(out, piece.contiguous(), group=group.handle)
-    elif out.data_ptr() != piece.data_ptr():
-        out.copy_(piece)
+    if group.size == 1:
+        return piece if out is None or out.data_ptr() == piece.data_ptr() else out.copy_(piece)
+    if out is None:
+        out = piece.new_empty((piece.shape[0] * group.size, *piece.shape[1:]))
+    _count("all_gather", group, out)
+    _all_gather(out, piece.contiguous(), group=group.handle)
     return out
 
 

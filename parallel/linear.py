@@ -1,9 +1,13 @@
-"""Layers with hand-written gradients: norm -> linear, SwiGLU -> linear, linear, embedding, and linear + cross-entropy.
+"""Layers with hand-written gradients: norm -> gather -> linear, SwiGLU -> linear -> scatter, linear -> scatter,
+embedding.
 
 Each is one autograd function over the activations only. Weight gradients never pass through autograd: the backward adds
 them to `weight.main_grad` in the accumulation dtype, so nothing is rounded to bf16 between micro-batches. What the
 backward needs of a norm or SwiGLU is its input; the output is computed again there, which is what keeps a Llama-2-7B
 layer at 22.75 bytes a token and hidden channel (bf16).
+
+Under tensor parallelism (arXiv 1909.08053) a rank holds a slice of each weight, and between the linear layers a slice
+of the tokens (sequence parallelism, arXiv 2205.05198). On a group of one, gather and scatter are the identity.
 
 Shapes: activations `[tokens, features]`, weights `[out_features, in_features]` as Hugging Face stores them.
 """
@@ -13,10 +17,10 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from kernels.cross_entropy import linear_cross_entropy_forward
 from kernels.rmsnorm import rmsnorm_apply, rmsnorm_backward, rmsnorm_forward
 from kernels.swiglu import swiglu_backward, swiglu_forward
 
+from .comm import Group, all_gather, reduce_scatter
 from .parameter import Weight
 
 
@@ -37,25 +41,28 @@ def add_weight_gradient(weight: Weight, dy: Tensor, x: Tensor) -> None:
 
 class _NormLinear(Function):
     @staticmethod
-    def forward(ctx, x: Tensor, norm: Weight, weight: Weight, eps: float) -> Tensor:
+    def forward(ctx, x: Tensor, norm: Weight, weight: Weight, eps: float, tp: Group) -> Tensor:
         normed, rstd = rmsnorm_forward(x, norm.data, eps)
         ctx.save_for_backward(x, rstd)
-        ctx.norm, ctx.weight = norm, weight
-        return normed @ weight.data.t()
+        ctx.norm, ctx.weight, ctx.tp = norm, weight, tp
+        return all_gather(normed, tp) @ weight.data.t()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, rstd = ctx.saved_tensors
-        dnormed = dy @ ctx.weight.data
-        add_weight_gradient(ctx.weight, dy, rmsnorm_apply(x, ctx.norm.data, rstd))
+        dnormed = reduce_scatter(dy @ ctx.weight.data, ctx.tp)
+        add_weight_gradient(ctx.weight, dy, all_gather(rmsnorm_apply(x, ctx.norm.data, rstd), ctx.tp))
         dx = rmsnorm_backward(dnormed, x, ctx.norm.data, rstd, weight_grad=ctx.norm.main_grad)
-        return dx, None, None, None
+        return dx, None, None, None, None
 
 
-def norm_linear(x: Tensor, norm: Weight, weight: Weight, eps: float) -> Tensor:
-    """RMSNorm(x) @ weight.T: `[tokens, hidden]` -> `[tokens, out]`. Saves x and one number a token."""
-    return _NormLinear.apply(x, norm, weight, eps)
+def norm_linear(x: Tensor, norm: Weight, weight: Weight, eps: float, tp: Group) -> Tensor:
+    """RMSNorm(x) of all ranks' tokens @ weight.T: `[tokens / tp, hidden]` -> `[tokens, out / tp]`.
+
+    Saves x and one number a token. The norm's gradient is of this rank's tokens: the optimizer sums it over tp.
+    """
+    return _NormLinear.apply(x, norm, weight, eps, tp)
 
 
 class _Norm(Function):
@@ -78,74 +85,92 @@ def norm(x: Tensor, weight: Weight, eps: float) -> Tensor:
     return _Norm.apply(x, weight, eps)
 
 
+def _add_product(residual: Tensor, x: Tensor, weight: Weight, tp: Group) -> Tensor:
+    """residual + sum over tp of x @ weight.T; inside the GEMM where there is nothing to sum."""
+    if tp.size == 1:
+        return torch.addmm(residual, x, weight.data.t())
+    return reduce_scatter(x @ weight.data.t(), tp).add_(residual)
+
+
 class _LinearAdd(Function):
     @staticmethod
-    def forward(ctx, x: Tensor, residual: Tensor, weight: Weight) -> Tensor:
+    def forward(ctx, x: Tensor, residual: Tensor, weight: Weight, tp: Group) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.weight = weight
-        return torch.addmm(residual, x, weight.data.t())
+        ctx.weight, ctx.tp = weight, tp
+        return _add_product(residual, x, weight, tp)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
-        dx = dy @ ctx.weight.data
-        add_weight_gradient(ctx.weight, dy, x)
-        return dx, dy, None
+        whole = all_gather(dy, ctx.tp)
+        dx = whole @ ctx.weight.data
+        add_weight_gradient(ctx.weight, whole, x)
+        return dx, dy, None, None
 
 
-def linear_add(x: Tensor, residual: Tensor, weight: Weight) -> Tensor:
-    """residual + x @ weight.T, the sum taken inside the GEMM: `[tokens, in]`, `[tokens, out]` -> `[tokens, out]`. Saves
-    x.
+def linear_add(x: Tensor, residual: Tensor, weight: Weight, tp: Group) -> Tensor:
+    """residual + x @ weight.T, summed over tp: `[tokens, in / tp]`, `[tokens / tp, out]` -> `[tokens / tp, out]`.
+
+    Saves x.
     """
-    return _LinearAdd.apply(x, residual, weight)
+    return _LinearAdd.apply(x, residual, weight, tp)
 
 
 class _SwigluLinearAdd(Function):
     @staticmethod
-    def forward(ctx, gate_up: Tensor, residual: Tensor, weight: Weight) -> Tensor:
+    def forward(ctx, gate_up: Tensor, residual: Tensor, weight: Weight, tp: Group) -> Tensor:
         ctx.save_for_backward(gate_up)
-        ctx.weight = weight
-        return torch.addmm(residual, swiglu_forward(gate_up), weight.data.t())
+        ctx.weight, ctx.tp = weight, tp
+        return _add_product(residual, swiglu_forward(gate_up), weight, tp)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
         (gate_up,) = ctx.saved_tensors
-        dproduct = dy @ ctx.weight.data
+        whole = all_gather(dy, ctx.tp)
+        dproduct = whole @ ctx.weight.data
         product = torch.empty_like(dproduct)
         dgate_up = swiglu_backward(dproduct, gate_up, product=product)
-        add_weight_gradient(ctx.weight, dy, product)
-        return dgate_up, dy, None
+        add_weight_gradient(ctx.weight, whole, product)
+        return dgate_up, dy, None, None
 
 
-def swiglu_linear_add(gate_up: Tensor, residual: Tensor, weight: Weight) -> Tensor:
-    """residual + SwiGLU(gate_up) @ weight.T: `[tokens, 2 * intermediate]` -> `[tokens, hidden]`. Saves gate_up."""
-    return _SwigluLinearAdd.apply(gate_up, residual, weight)
+def swiglu_linear_add(gate_up: Tensor, residual: Tensor, weight: Weight, tp: Group) -> Tensor:
+    """residual + SwiGLU(gate_up) @ weight.T, summed over tp: `[tokens, 2 * intermediate / tp]` -> `[tokens / tp,
+    hidden]`.
+
+    Saves gate_up.
+    """
+    return _SwigluLinearAdd.apply(gate_up, residual, weight, tp)
 
 
 class _Embedding(Function):
     @staticmethod
-    def forward(ctx, tokens: Tensor, data: Tensor, weight: Weight) -> Tensor:
-        ctx.save_for_backward(tokens)
-        ctx.weight = weight
-        return data[tokens]
+    def forward(ctx, tokens: Tensor, data: Tensor, weight: Weight, tp: Group) -> Tensor:
+        row = tokens - weight.parameters[0].record.offsets[0]
+        here = (row >= 0) & (row < data.shape[0])
+        row = row.clamp(0, data.shape[0] - 1)
+        ctx.save_for_backward(row, here)
+        ctx.weight, ctx.tp = weight, tp
+        return reduce_scatter(data[row].masked_fill_(~here[:, None], 0.0), tp)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
-        (tokens,) = ctx.saved_tensors
+        row, here = ctx.saved_tensors
         main = ctx.weight.main_grad
+        dy = all_gather(dy, ctx.tp).to(main.dtype).masked_fill(~here[:, None], 0.0)
         if main.is_cuda:
             # Sorts by row before adding, so the sum's order is fixed; index_add_ uses atomics there.
-            main.index_put_((tokens,), dy.to(main.dtype), accumulate=True)
+            main.index_put_((row,), dy, accumulate=True)
         else:
-            main.index_add_(0, tokens, dy.to(main.dtype))  # sequential on a CPU
-        return None, None, None
+            main.index_add_(0, row, dy)  # sequential on a CPU
+        return None, None, None, None
 
 
-def embedding(tokens: Tensor, weight: Weight) -> Tensor:
-    """Rows of the embedding: int64 `[tokens]` -> `[tokens, hidden]`. Deterministic gradient.
+def embedding(tokens: Tensor, weight: Weight, tp: Group) -> Tensor:
+    """Rows of the embedding, split by vocabulary: int64 `[tokens]` -> `[tokens / tp, hidden]`. Deterministic gradient.
 
     Tokens carry no gradient, so the graph starts at the weight: its `data` is passed as a leaf that requires one, and
     gets None back.
@@ -153,36 +178,4 @@ def embedding(tokens: Tensor, weight: Weight) -> Tensor:
     data = weight.data
     if weight.main_grad is not None and torch.is_grad_enabled():
         data = data.detach().requires_grad_()
-    return _Embedding.apply(tokens, data, weight)
-
-
-class _LinearCrossEntropy(Function):
-    @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Weight, targets: Tensor, need_gradient: bool) -> Tensor:
-        loss, dhidden = linear_cross_entropy_forward(
-            hidden,
-            weight.data,
-            targets,
-            weight_grad=weight.main_grad if need_gradient else None,
-            need_gradient=need_gradient,
-        )
-        if need_gradient:
-            ctx.save_for_backward(dhidden)
-        return loss
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dloss: Tensor) -> tuple[Tensor | None, ...]:
-        # The gradient was computed, and dW added, in the forward pass: the sum of losses must be what is
-        # differentiated.
-        (dhidden,) = ctx.saved_tensors
-        return dhidden, None, None, None
-
-
-def linear_cross_entropy(hidden: Tensor, weight: Weight, targets: Tensor) -> Tensor:
-    """Sum over tokens of the cross-entropy of hidden @ weight.T; targets int64 `[tokens]`, -100 is ignored.
-
-    Call `.backward()` on the returned sum itself (or a plain sum of such sums): its gradient is taken to be 1, and
-    scaling by the batch's token count belongs to the optimizer.
-    """
-    return _LinearCrossEntropy.apply(hidden, weight, targets, torch.is_grad_enabled() and hidden.requires_grad)
+    return _Embedding.apply(tokens, data, weight, tp)

@@ -102,6 +102,9 @@ class Optimizer:
 
         Gradients that are not finite on any rank skip the step on all of them.
         """
+        for parameter in self.buffer.parameters:
+            for group in parameter.record.sum_groups:
+                all_reduce(parameter.main_grad, getattr(self.grid, group))
         gradient = reduce_scatter(self.buffer.main_grad, self.grid.dp)
         squares = torch.zeros(1, dtype=gradient.dtype, device=gradient.device)
         for replicas, start, end in self._replica_ranges:
@@ -130,6 +133,6 @@ class Optimizer:
             beta2=self.settings.beta2,
             eps=self.settings.eps,
         )
-        all_gather(self.weights, self.grid.dp, self.buffer.data)
+        all_gather(self.weights, self.grid.dp, out=self.buffer.data)
         self.buffer.main_grad.zero_()
         return StepResult(norm, keep)

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from kernels.common import accumulation_dtype
 
+from .comm import Group
+
 ALIGNMENT = 64
 """Elements: the start of every GEMM operand in the flat buffer is a multiple of this (128 bytes in bf16)."""
 
@@ -33,6 +35,25 @@ class Record:
     """Groups its gradient is summed over besides dp."""
     replicas: int = 1
     """Ranks (dp aside) that hold this same rectangle; the gradient norm counts it once."""
+
+
+def split_rows(name: str, rows: int, columns: int, tp: Group) -> Record:
+    """This rank's rows of a matrix. Where tp does not divide them (a vocabulary), the last ranks have fewer or none."""
+    share = math.ceil(rows / tp.size)
+    start, end = min(tp.rank * share, rows), min((tp.rank + 1) * share, rows)
+    return Record(name, (rows, columns), (start, 0), (end - start, columns), weight_decay=True)
+
+
+def split_columns(name: str, rows: int, columns: int, tp: Group) -> Record:
+    """This rank's columns of a matrix; tp divides them."""
+    share = columns // tp.size
+    return Record(name, (rows, columns), (0, tp.rank * share), (rows, share), weight_decay=True)
+
+
+def replicated(name: str, length: int, tp: Group) -> Record:
+    """A norm's gain, whole on every rank. Each rank's gradient is of its own tokens, so they are summed."""
+    sum_groups = (tp.name,) if tp.size > 1 else ()
+    return Record(name, (length,), (0,), (length,), weight_decay=False, sum_groups=sum_groups, replicas=tp.size)
 
 
 @dataclass

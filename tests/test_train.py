@@ -65,7 +65,7 @@ def write_corpus(folder, name, documents, seed):
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    """Two sources in shards of a 300-piece tokenizer."""
+    """Two sources in shards of a 301-piece tokenizer."""
     folder = tmp_path_factory.mktemp("world")
     source = random.Random(0)
     text = folder / "text.txt"
@@ -73,7 +73,7 @@ def shards(tmp_path_factory):
     sentencepiece.SentencePieceTrainer.train(
         input=str(text),
         model_prefix=str(folder / "tokenizer"),
-        vocab_size=300,
+        vocab_size=301,
         model_type="bpe",
         byte_fallback=True,
         hard_vocab_limit=False,
@@ -247,11 +247,13 @@ def test_killed_run_continues_bit_for_bit(shards, tmp_path):
     assert [line["step"] for line in metrics(run)] == list(range(1, reached + 4))
 
 
-def test_data_parallel_equals_one_process(shards, tmp_path):
-    """In float64, with state moving from two ranks to one and back."""
+def test_layouts_equal_one_process(shards, tmp_path):
+    """Data parallel, tensor parallel, both, and state moving between them: in float64, with a vocabulary that 2 does not
+    divide."""
     train(shards, tmp_path / "one", dtype="float64")
     for out, processes, flags in (
-        ("two", 2, {}), ("mixed", 2, {"stop_step": 2}), ("mixed", 1, {"stop_step": 4}), ("mixed", 2, {})
+        ("two", 2, {}), ("split", 2, {"tp": 2}), ("both", 4, {"tp": 2}),
+        ("mixed", 2, {"stop_step": 2}), ("mixed", 1, {"stop_step": 3}), ("mixed", 2, {"tp": 2, "stop_step": 5}), ("mixed", 1, {}),
     ):  # fmt: skip
         if processes == 1:
             train(shards, tmp_path / out, dtype="float64", **flags)
@@ -259,7 +261,8 @@ def test_data_parallel_equals_one_process(shards, tmp_path):
             result = launch(shards, tmp_path / out, processes, dtype="float64", **flags)
             assert result.returncode == 0, result.stderr
     expected = weights(tmp_path / "one", 6)
-    for other in ("two", "mixed"):
+    for other in ("two", "split", "both", "mixed"):
+        assert len(expected["lm_head.weight"]) % 2 == 1
         for name, tensor in weights(tmp_path / other, 6).items():
             difference = (tensor - expected[name]).abs().max()
             assert difference <= 1e-9 * expected[name].abs().max(), f"{other} {name} {difference}"

@@ -74,7 +74,7 @@ class Settings:
 
 
 MAY_CHANGE = frozenset(
-    {"data", "tokenizer", "out", "stop_step", "micro_batch_size", "recompute", "timeout"}
+    {"data", "tokenizer", "out", "tp", "stop_step", "micro_batch_size", "recompute", "timeout"}
     | {"validation_every", "validation_sequences", "checkpoint_every"}
 )
 """Settings that an interrupted run may be continued with another value of: they do not change what is learned. (Data
@@ -112,10 +112,8 @@ def check(settings: Settings) -> None:
         if not low <= value <= high:
             bound = f"at least {low}" if value < low else f"at most {high}"
             raise ValueError(f"--{name.replace('_', '-')} {value}: must be {bound}")
-    if settings.tp != 1 or settings.pp != 1:
-        raise ValueError(
-            f"--tp {settings.tp} --pp {settings.pp}: this version trains data-parallel only; leave both at 1"
-        )
+    if settings.pp != 1:
+        raise ValueError(f"--pp {settings.pp}: this version has no pipeline parallelism; leave it at 1")
 
 
 def check_batch(settings: Settings, dp: int) -> int:

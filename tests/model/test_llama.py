@@ -8,7 +8,7 @@ import transformers
 
 from model.config import LlamaConfig
 from model.huggingface import load_model, save_model
-from model.llama import Llama, micro_batch
+from model.llama import Llama, check_split, micro_batch
 
 TOLERANCE = 1e-5  # of each tensor's largest magnitude, float32
 
@@ -219,6 +219,27 @@ def test_bf16_gradients_on_a_gpu(tmp_path, recompute):
     for ours, exact in zip(model.buffer.parameters, reference.buffer.parameters, strict=True):
         assert ours.main_grad.dtype == torch.float32
         assert_equal(ours.main_grad.cpu(), exact.main_grad, ours.record.name, 0.05)
+
+
+def test_what_tensor_parallelism_cannot_split_is_named():
+    config = LlamaConfig(64, 48, 80, 2, 6, 2, 8, 32)
+    check_split(config, 2)
+    with pytest.raises(ValueError, match="--tp 3 does not divide the model's 2 key/value heads"):
+        check_split(config, 3)
+    with pytest.raises(ValueError, match="--tp 4 does not divide the model's 6 attention heads"):
+        check_split(config, 4)
+
+
+def test_micro_batches_have_few_shapes():
+    """cu_seqlens is padded by empty documents, tokens to a multiple of tp by one document without targets."""
+    config = LlamaConfig(64, 48, 80, 2, 6, 2, 8, 32)
+    tokens = torch.arange(10)
+    batch = micro_batch(tokens, tokens, [0, 4, 10], config, "cpu", tp=4)
+    assert batch.tokens.tolist() == [*range(10), 0, 0]
+    assert batch.targets.tolist() == [*range(10), -100, -100]
+    assert batch.documents.cu_seqlens.tolist() == [0, 4, 10] + [12] * 62
+    many = micro_batch(torch.zeros(100, dtype=torch.int64), torch.zeros(100, dtype=torch.int64), range(101), config, "cpu")
+    assert many.documents.cu_seqlens.tolist() == [*range(101)] + [100] * 28
 
 
 def test_random_weights_do_not_depend_on_other_tensors():
