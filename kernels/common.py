@@ -10,6 +10,20 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def add_product(total: torch.Tensor, dy: torch.Tensor, x: torch.Tensor) -> None:
+    """total += dy^T @ x with sums in total's dtype: a weight gradient. dy [tokens, out], x [tokens, in].
+
+    On CUDA the product reads 16-bit operands and adds into float32 in place; CPU products have no mixed output, so
+    there the operands are widened first.
+    """
+    if total.dtype == dy.dtype:
+        total.addmm_(dy.t(), x)
+    elif total.is_cuda:
+        torch.addmm(total, dy.t(), x, out_dtype=total.dtype, out=total)
+    else:
+        total.addmm_(dy.t().to(total.dtype), x.to(total.dtype))
+
+
 def check_floating(name: str, tensor: torch.Tensor, dimensions: int) -> None:
     """Raise ValueError unless `tensor` is floating, has this many dimensions and no gaps in its last one.
 

@@ -11,7 +11,7 @@ The Triton version is not written yet; torch operations on every device.
 
 import torch
 
-from .common import accumulation_dtype, check_alike, check_device, check_floating
+from .common import accumulation_dtype, add_product, check_alike, check_device, check_floating
 
 IGNORE_INDEX = -100
 """Target of a token that has no loss (torch's convention)."""
@@ -136,18 +136,8 @@ def linear_cross_entropy_forward(
         dlogits = gradient(logits, targets[rows], merged, 0, weight.shape[0], ignore_index=ignore_index, z_loss=z_loss)
         torch.mm(dlogits, weight, out=dhidden[rows])
         if weight_grad is not None:
-            _add_product(weight_grad, dlogits, hidden[rows])
+            add_product(weight_grad, dlogits, hidden[rows])
     return total, dhidden
-
-
-def _add_product(weight_grad: torch.Tensor, dlogits: torch.Tensor, hidden: torch.Tensor) -> None:
-    """weight_grad += dlogits^T @ hidden with sums in weight_grad's dtype."""
-    if weight_grad.dtype == hidden.dtype:
-        weight_grad.addmm_(dlogits.t(), hidden)
-    elif hidden.is_cuda:
-        torch.addmm(weight_grad, dlogits.t(), hidden, out_dtype=weight_grad.dtype, out=weight_grad)
-    else:
-        weight_grad.addmm_(dlogits.t().to(weight_grad.dtype), hidden.to(weight_grad.dtype))
 
 
 def _row_blocks(logits: torch.Tensor) -> list[slice]:

@@ -4,8 +4,9 @@ A prompt is run once; its full pages are shared by all of its samples, each of w
 filled page and pages of its own. Sequences join as pages become free and leave when they end (continuous batching,
 arXiv 2309.06180), so a long generation does not hold up the rest.
 
-What a sequence becomes depends on its prompt and its seed alone, not on what is generated beside it: the uniform number
-of its t-th token is a hash of (seed, t), and the token is the inverse of the distribution function at that number.
+What a sequence becomes depends on its prompt and its seed, not on what is generated beside it: the uniform number of
+its t-th token is a hash of (seed, t), and the token is the inverse of the distribution function at that number. (On a
+GPU a matrix product may round differently for another number of rows; a token on the very edge can then change.)
 """
 
 import dataclasses

@@ -5,11 +5,10 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from kernels.common import accumulation_dtype
+from kernels.common import accumulation_dtype, add_product
 from kernels.cross_entropy import gradient, losses, merge_stats, stats
 
 from .comm import Group, all_gather, reduce_scatter
-from .linear import add_weight_gradient
 from .parameter import Weight
 
 CHUNK = 2048
@@ -33,7 +32,7 @@ class _LinearCrossEntropy(Function):
             if need_gradient:
                 dlogits = gradient(logits, targets[rows], merged, *place)
                 torch.mm(dlogits, weight.data, out=dhidden[rows])
-                add_weight_gradient(weight, dlogits, hidden[rows])
+                add_product(weight.main_grad, dlogits, hidden[rows])
         if need_gradient:
             ctx.save_for_backward(reduce_scatter(dhidden, tp))
         return total

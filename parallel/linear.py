@@ -17,26 +17,12 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from kernels.common import add_product
 from kernels.rmsnorm import rmsnorm_apply, rmsnorm_backward, rmsnorm_forward
 from kernels.swiglu import swiglu_backward, swiglu_forward
 
 from .comm import Group, all_gather, reduce_scatter
 from .parameter import Weight
-
-
-def add_weight_gradient(weight: Weight, dy: Tensor, x: Tensor) -> None:
-    """main_grad += dy.T @ x, summed in the accumulation dtype.
-
-    dy `[tokens, out]`, x `[tokens, in]`. On CUDA the GEMM reads bf16 and adds into float32 in place; CPU matmul has no
-    mixed output, so the operands are widened first.
-    """
-    main = weight.main_grad
-    if main.dtype == dy.dtype:
-        main.addmm_(dy.t(), x)
-    elif main.is_cuda:
-        torch.addmm(main, dy.t(), x, out_dtype=main.dtype, out=main)
-    else:
-        main.addmm_(dy.t().to(main.dtype), x.to(main.dtype))
 
 
 class _NormLinear(Function):
@@ -52,7 +38,7 @@ class _NormLinear(Function):
     def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, rstd = ctx.saved_tensors
         dnormed = reduce_scatter(dy @ ctx.weight.data, ctx.tp)
-        add_weight_gradient(ctx.weight, dy, all_gather(rmsnorm_apply(x, ctx.norm.data, rstd), ctx.tp))
+        add_product(ctx.weight.main_grad, dy, all_gather(rmsnorm_apply(x, ctx.norm.data, rstd), ctx.tp))
         dx = rmsnorm_backward(dnormed, x, ctx.norm.data, rstd, weight_grad=ctx.norm.main_grad)
         return dx, None, None, None, None
 
@@ -85,7 +71,7 @@ def norm(x: Tensor, weight: Weight, eps: float) -> Tensor:
     return _Norm.apply(x, weight, eps)
 
 
-def _add_product(residual: Tensor, x: Tensor, weight: Weight, tp: Group) -> Tensor:
+def _residual_plus_product(residual: Tensor, x: Tensor, weight: Weight, tp: Group) -> Tensor:
     """residual + sum over tp of x @ weight.T; inside the GEMM where there is nothing to sum."""
     if tp.size == 1:
         return torch.addmm(residual, x, weight.data.t())
@@ -97,7 +83,7 @@ class _LinearAdd(Function):
     def forward(ctx, x: Tensor, residual: Tensor, weight: Weight, tp: Group) -> Tensor:
         ctx.save_for_backward(x)
         ctx.weight, ctx.tp = weight, tp
-        return _add_product(residual, x, weight, tp)
+        return _residual_plus_product(residual, x, weight, tp)
 
     @staticmethod
     @once_differentiable
@@ -105,7 +91,7 @@ class _LinearAdd(Function):
         (x,) = ctx.saved_tensors
         whole = all_gather(dy, ctx.tp)
         dx = whole @ ctx.weight.data
-        add_weight_gradient(ctx.weight, whole, x)
+        add_product(ctx.weight.main_grad, whole, x)
         return dx, dy, None, None
 
 
@@ -122,7 +108,7 @@ class _SwigluLinearAdd(Function):
     def forward(ctx, gate_up: Tensor, residual: Tensor, weight: Weight, tp: Group) -> Tensor:
         ctx.save_for_backward(gate_up)
         ctx.weight, ctx.tp = weight, tp
-        return _add_product(residual, swiglu_forward(gate_up), weight, tp)
+        return _residual_plus_product(residual, swiglu_forward(gate_up), weight, tp)
 
     @staticmethod
     @once_differentiable
@@ -132,7 +118,7 @@ class _SwigluLinearAdd(Function):
         dproduct = whole @ ctx.weight.data
         product = torch.empty_like(dproduct)
         dgate_up = swiglu_backward(dproduct, gate_up, product=product)
-        add_weight_gradient(ctx.weight, whole, product)
+        add_product(ctx.weight.main_grad, whole, product)
         return dgate_up, dy, None, None
 
 

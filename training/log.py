@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 import time
 from pathlib import Path
 
@@ -57,14 +58,19 @@ class RunLog:
         temporary = self.file.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in self.lines), encoding="utf-8")
         temporary.replace(self.file)
-        self.bar = tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True)
+        # A log file gets a line a minute, not one a step.
+        every = 0.2 if sys.stderr.isatty() else 60
+        self.bar = tqdm(
+            total=total_steps, initial=first_step, unit="step", dynamic_ncols=True, mininterval=every, maxinterval=every
+        )
 
     def step(self, values: dict) -> None:
         """A training step: step, tokens, loss, lr, grad_norm, tokens_per_second, mfu, skipped."""
         self._write(values)
         self.bar.set_postfix_str(
             f"loss {values['loss']:.3f}, lr {values['lr']:.2e}, "
-            f"{values['tokens_per_second']:,.0f} tokens/s, MFU {values['mfu']:.1%}"
+            f"{values['tokens_per_second']:,.0f} tokens/s, MFU {values['mfu']:.1%}",
+            refresh=False,
         )
         self.bar.update(1)
 
