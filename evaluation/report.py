@@ -111,7 +111,10 @@ def _unparsed(rows: Sequence[Prediction]) -> float:
 
 
 def table(report: Report) -> str:
-    """The result as aligned text: n, accuracy with its interval, unparsed share, floor, published figures."""
+    """The result as aligned text: n, accuracy with its interval, unparsed share, floor, published figures.
+
+    Columns that would say nothing are left out: unparsed without generated answers, published without figures.
+    """
     with_baseline = any(score.baseline for score in report.benchmarks.values())
     generated = report.run["mode"] in ("cot", "sc-cot")
     header = ["benchmark", "n", *(["base"] if with_baseline else []), "continued" if with_baseline else "accuracy"]
@@ -127,7 +130,9 @@ def table(report: Report) -> str:
             row.append(f"{score.baseline.test.mid_p:.2g}")
         row += [f"{score.unparsed:.1%}" if generated else "-", f"{score.floor:.1%}", *_published_cells(report, score)]
         rows.append(row)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    told = [column for column in range(len(header)) if any(row[column] != "-" for row in rows[1:])]
+    rows = [[row[column] for column in told] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
