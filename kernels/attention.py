@@ -177,7 +177,7 @@ def _forward_kernel(
 ):
     """One block of queries of one head. Heads vary fastest: the longest blocks of all heads start first, and the heads
     that share a kv head run together and find it in the cache."""
-    entry, head = tl.program_id(0) // HEADS, tl.program_id(0) % HEADS
+    entry, head = tl.program_id(0) // HEADS, tl.cast(tl.program_id(0) % HEADS, tl.int64)
     document = tl.load(work_pointer + entry * 2)
     if document < 0:
         return
@@ -216,7 +216,7 @@ def _forward_kernel(
     stored = row < end - start
     divisor = tl.where(total > 0.0, total, 1.0)
     lse = tl.where(total > 0.0, (top + tl.log2(divisor)) * 0.6931471805599453, float("-inf"))
-    tl.store(lse_pointer + tl.cast(head, tl.int64) * tokens + start + row, lse, mask=stored)
+    tl.store(lse_pointer + head * tokens + start + row, lse, mask=stored)
     sums = sums / divisor[:, None]
     column = tl.arange(0, BLOCK_DIM)
     out_pointer += tl.cast(start, tl.int64) * out_stride + head * out_head_stride
@@ -242,7 +242,7 @@ def _triton_forward(q, k, v, documents, key_documents, window, scale, out, lse):
             documents.cu_seqlens,
             key_documents.cu_seqlens,
             tokens,
-            window or 0,
+            min(window or 0, k.shape[0]),  # no distance is longer; a huge one would overflow sums of positions
             scale,
             *q.stride()[:2],
             *k.stride()[:2],

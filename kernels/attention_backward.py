@@ -94,14 +94,14 @@ def _delta_kernel(
     BLOCK_DIM: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    start, head = tl.program_id(0) // HEADS * ROWS, tl.program_id(0) % HEADS
+    start, head = tl.program_id(0) // HEADS * ROWS, tl.cast(tl.program_id(0) % HEADS, tl.int64)
     row, last_row = tl.arange(0, ROWS), tokens - 1 - start
     dout_pointer += tl.cast(start, tl.int64) * dout_stride + head * dout_head_stride
     out_pointer += tl.cast(start, tl.int64) * out_stride + head * out_head_stride
     dout = load_rows(dout_pointer, row, last_row, dout_stride, HEAD_DIM, BLOCK_DIM)
     out = load_rows(out_pointer, row, last_row, out_stride, HEAD_DIM, BLOCK_DIM)
     delta = tl.sum(tl.cast(dout, tl.float32) * tl.cast(out, tl.float32), axis=1)
-    tl.store(delta_pointer + tl.cast(head, tl.int64) * tokens + start + row, delta, mask=row <= last_row)
+    tl.store(delta_pointer + head * tokens + start + row, delta, mask=row <= last_row)
 
 
 @triton.jit
@@ -175,7 +175,7 @@ def _key_value_kernel(
     HAS_WINDOW: tl.constexpr,
 ):
     """dk and dv of one block of keys of one kv head."""
-    entry, kv_head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
+    entry, kv_head = tl.program_id(0) // KV_HEADS, tl.cast(tl.program_id(0) % KV_HEADS, tl.int64)
     document = tl.load(work_pointer + entry * 2)
     if document < 0:
         return
@@ -204,7 +204,7 @@ def _key_value_kernel(
     dv = tl.zeros((ROWS, BLOCK_DIM), tl.float32)
     begin_at = tl.cast(begin, tl.int64)
     for member in range(GROUP):
-        head = tl.cast(kv_head * GROUP + member, tl.int64)
+        head = kv_head * GROUP + member
         q_base = q_pointer + begin_at * q_stride + head * q_head_stride
         dout_base = dout_pointer + begin_at * dout_stride + head * dout_head_stride
         lse_base = lse_pointer + head * tokens + begin
@@ -287,7 +287,7 @@ def _query_kernel(
     HAS_WINDOW: tl.constexpr,
 ):
     """dq of one block of queries of one head; blocks of keys in the order of the forward pass."""
-    entry, head = tl.program_id(0) // HEADS, tl.program_id(0) % HEADS
+    entry, head = tl.program_id(0) // HEADS, tl.cast(tl.program_id(0) % HEADS, tl.int64)
     document = tl.load(work_pointer + entry * 2)
     if document < 0:
         return
@@ -303,7 +303,7 @@ def _query_kernel(
     q = load_rows(q_pointer + at * q_stride + head * q_head_stride, row, last_row, q_stride, HEAD_DIM, BLOCK_DIM)
     dout_pointer += at * dout_stride + head * dout_head_stride
     dout = load_rows(dout_pointer, row, last_row, dout_stride, HEAD_DIM, BLOCK_DIM)
-    statistic = tl.cast(head, tl.int64) * tokens + start + tl.minimum(row, last_row)
+    statistic = head * tokens + start + tl.minimum(row, last_row)
     lse_log2 = tl.load(lse_pointer + statistic) * 1.4426950408889634  # [ROWS]
     delta = tl.load(delta_pointer + statistic)  # [ROWS]
     k_pointer += tl.cast(begin, tl.int64) * k_stride + head // GROUP * k_head_stride
@@ -331,6 +331,8 @@ def _query_kernel(
 
 def _triton_backward(dout, q, k, v, out, lse, documents, dq, dk, dv, window, scale):
     check_triton_dtype(q.dtype)
+    assert lse.is_contiguous()
+    assert dout.stride(-1) == out.stride(-1) == 1
     tokens, heads, head_dim = q.shape
     if tokens == 0:
         return
@@ -339,7 +341,7 @@ def _triton_backward(dout, q, k, v, out, lse, documents, dq, dk, dv, window, sca
     shape = {"HEAD_DIM": head_dim, "BLOCK_DIM": block_dim(head_dim)}
     delta = torch.empty((heads, tokens), dtype=torch.float32, device=q.device)
     strides = [stride for x in (dout, q, k, v) for stride in x.stride()[:2]]
-    shared = (documents.cu_seqlens, tokens, window or 0, scale, *strides)
+    shared = (documents.cu_seqlens, tokens, min(window or 0, tokens), scale, *strides)
     with torch.cuda.device_of(q):
         _delta_kernel[(triton.cdiv(tokens, _DELTA_ROWS) * heads,)](
             dout, out, delta, tokens, *dout.stride()[:2], *out.stride()[:2], HEADS=heads, ROWS=_DELTA_ROWS, **shape

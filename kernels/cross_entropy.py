@@ -16,9 +16,9 @@ from .common import accumulation_dtype, add_product, check_alike, check_device, 
 IGNORE_INDEX = -100
 """Target of a token that has no loss (torch's convention)."""
 
-_BLOCK_ELEMENTS = 1 << 18
-"""On the CPU, logits are worked through this many at a time (1 MB in fp32), so that the passes over them meet the
-cache and not the memory."""
+_BLOCK_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 25}
+"""Logits worked through at a time: on the CPU 1 MB in fp32, so that the passes over them meet the cache; on a GPU
+128 MB, which bounds the float32 copies."""
 
 
 def stats(logits: torch.Tensor, targets: torch.Tensor, vocab_start: int, vocab_size: int) -> torch.Tensor:
@@ -26,12 +26,15 @@ def stats(logits: torch.Tensor, targets: torch.Tensor, vocab_start: int, vocab_s
 
     logits [tokens, columns], column c is vocabulary entry `vocab_start + c`; entries from the true `vocab_size` on are
     padding and left out. targets [tokens] int64, global. Columns of the result: max, sum of exp(logit - max), the
-    target's logit (0 when the target is not in this slice). A slice with no real entry gives (-inf, 0, 0).
+    target's logit (0 when the target is not in this slice, NaN when it is in none: an ignored target, or a wrong one,
+    which must not pass for a loss). A slice with no real entry gives (-inf, 0, 0) where the target is known.
     """
     result = logits.new_zeros((logits.shape[0], 3), dtype=accumulation_dtype(logits.dtype))
     real = min(logits.shape[1], max(0, vocab_size - vocab_start))
+    unknown = (targets < 0) | (targets >= vocab_size)
     if real == 0:
         result[:, 0] = -torch.inf
+        result[:, 2].masked_fill_(unknown, torch.nan)
         return result
     for rows in _row_blocks(logits):
         wide = logits[rows, :real].to(result.dtype)
@@ -41,7 +44,7 @@ def stats(logits: torch.Tensor, targets: torch.Tensor, vocab_start: int, vocab_s
     local = targets - vocab_start
     inside = (local >= 0) & (local < real)
     picked = logits.gather(1, local.clamp(0, real - 1)[:, None])[:, 0]
-    result[:, 2] = torch.where(inside, picked.to(result.dtype), 0.0)
+    result[:, 2] = torch.where(inside, picked.to(result.dtype), 0.0).masked_fill_(unknown, torch.nan)
     return result
 
 
@@ -90,7 +93,9 @@ def gradient(
     shift = lse.masked_fill(ignored, torch.inf)[:, None]  # exp(x - inf) = 0: ignored rows need no pass of their own
     growth = (1 + 2 * z_loss * lse)[:, None]
     local = targets - vocab_start
-    hit = ((local >= 0) & (local < real) & ~ignored).to(lse.dtype).neg_()[:, None]
+    hit = ((local >= 0) & (local < real) & ~ignored).to(lse.dtype).neg_()
+    hit.masked_fill_(((targets < 0) | (targets >= vocab_size)) & ~ignored, torch.nan)  # a wrong target
+    hit = hit[:, None]
     local = local.clamp(0, max(0, real - 1))[:, None]
     for rows in _row_blocks(logits) if real else ():
         block = logits[rows, :real]
@@ -121,7 +126,8 @@ def linear_cross_entropy_forward(
     hidden [tokens, width], weight [vocabulary, width], targets [tokens] int64. Returns (sum of losses, a scalar in the
     accumulation dtype; gradient of that sum with respect to hidden, or None). With `need_gradient` the gradients are
     made here, while the logits exist: the weight's is added to `weight_grad` [vocabulary, width], accumulation dtype.
-    Without it nothing but the loss is computed. Workspace: chunk * vocabulary logits.
+    Without it nothing but the loss is computed. Workspace: chunk * vocabulary logits, and at most 3 * 128 MB of
+    float32 copies.
     FLOPs: 2 * tokens * vocabulary * width, three times that with gradients.
     """
     total = hidden.new_zeros((), dtype=accumulation_dtype(hidden.dtype))
@@ -141,9 +147,9 @@ def linear_cross_entropy_forward(
 
 
 def _row_blocks(logits: torch.Tensor) -> list[slice]:
-    """Slices of rows: the whole on a GPU; on the CPU blocks of `_BLOCK_ELEMENTS`."""
+    """Slices of rows of about `_BLOCK_ELEMENTS`."""
     rows = logits.shape[0]
-    step = max(1, rows if logits.is_cuda else _BLOCK_ELEMENTS // max(1, logits.shape[1]))
+    step = max(1, _BLOCK_ELEMENTS[logits.device.type] // max(1, logits.shape[1]))
     return [slice(begin, begin + step) for begin in range(0, rows, step)]
 
 
@@ -217,6 +223,8 @@ def _setup(ctx, inputs, output):
 
 
 def _backward(ctx, dloss, _ddhidden, _ddweight):
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        raise RuntimeError("linear_cross_entropy is differentiable once; its gradient was made in the forward pass")
     dhidden, dweight = ctx.saved_tensors
     return (
         (dhidden * dloss).to(ctx.dtype) if ctx.need_dhidden else None,

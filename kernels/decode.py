@@ -49,6 +49,10 @@ def decode_attention(
     return _decode_attention_op(q, k_pages, v_pages, block_table, lengths, window, scale)
 
 
+_GATHERED_ELEMENTS = 1 << 26
+"""Keys gathered at a time, in elements: 256 MB of float32, and as much for the values."""
+
+
 @torch.library.custom_op("materia::decode_attention", mutates_args=())
 def _decode_attention_op(
     q: torch.Tensor,
@@ -59,10 +63,22 @@ def _decode_attention_op(
     window: int | None,
     scale: float,
 ) -> torch.Tensor:
-    acc = accumulation_dtype(q.dtype)
     page_size, kv_heads = k_pages.shape[1:3]
     if not q.is_cuda and q.shape[0]:  # on a GPU the host would have to wait for the longest length
         block_table = block_table[:, : -(-int(lengths.max()) // page_size)]
+    out = torch.empty_like(q)
+    gathered = block_table.shape[1] * page_size * kv_heads * q.shape[2]
+    step = max(1, _GATHERED_ELEMENTS // max(1, gathered))
+    for begin in range(0, q.shape[0], step):
+        part = slice(begin, begin + step)
+        out[part] = _attend(q[part], k_pages, v_pages, block_table[part], lengths[part], window, scale)
+    return out
+
+
+def _attend(q, k_pages, v_pages, block_table, lengths, window, scale):
+    """`decode_attention` of some of the sequences, all pages gathered."""
+    acc = accumulation_dtype(q.dtype)
+    page_size, kv_heads = k_pages.shape[1:3]
     position = torch.arange(block_table.shape[1] * page_size, device=q.device)[None]
     valid = position < lengths[:, None]
     if window is not None:

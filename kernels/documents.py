@@ -95,9 +95,12 @@ def _work_lists(bounds: np.ndarray, block: int, window: int | None) -> tuple[np.
 
 
 def _to_device(arrays: list[np.ndarray], device: torch.device) -> list[torch.Tensor]:
-    """int32 copies on `device`, carried there as one buffer."""
-    flat = torch.from_numpy(np.concatenate([a.ravel() for a in arrays]).astype(np.int32))
+    """int32 copies on `device`, carried there as one buffer, each starting at a multiple of 16 bytes: Triton compiles a
+    kernel anew for pointers that do not.
+    """
+    padded = [np.pad(a.ravel(), (0, -a.size % 4)) for a in arrays]
+    flat = torch.from_numpy(np.concatenate(padded).astype(np.int32))
     if device.type == "cuda":
         flat = flat.pin_memory()
-    parts = flat.to(device, non_blocking=True).split([a.size for a in arrays])
-    return [part.view(a.shape) for part, a in zip(parts, arrays, strict=True)]
+    parts = flat.to(device, non_blocking=True).split([a.size for a in padded])
+    return [part[: a.size].view(a.shape) for part, a in zip(parts, arrays, strict=True)]

@@ -22,7 +22,8 @@ def rope_forward(
     """Rotates q and k IN PLACE and returns `qkv`.
 
     qkv [tokens, (heads + 2 * kv_heads) * head_dim]: all q heads, all k heads, all v heads; rows may have gaps between
-    them. cos, sin [max_positions, head_dim // 2], float32 (float64 for float64). positions [tokens], int32 or int64.
+    them. cos, sin [max_positions, head_dim // 2], float32 (float64 for float64). positions [tokens], int32 or int64,
+    contiguous, below max_positions (beyond: IndexError on a CPU, NaN on a GPU).
     """
     return _rotate(qkv, cos, sin, positions, heads, kv_heads, inverse=False)
 
@@ -64,6 +65,7 @@ def _rotate_kernel(
     cos_pointer,  # [max_positions, HALF]
     sin_pointer,  # [max_positions, HALF]
     positions_pointer,  # [tokens]
+    max_positions,
     row_stride,
     HEADS: tl.constexpr,  # q and k heads together
     HALF: tl.constexpr,  # head_dim // 2
@@ -74,8 +76,10 @@ def _rotate_kernel(
     token = tl.cast(tl.program_id(0), tl.int64)
     position = tl.cast(tl.load(positions_pointer + token), tl.int64)
     pair = tl.arange(0, BLOCK_HALF)
-    cos = tl.load(cos_pointer + position * HALF + pair, mask=pair < HALF, other=0.0)[None, :]
-    sin = tl.load(sin_pointer + position * HALF + pair, mask=pair < HALF, other=0.0)[None, :]
+    # A position beyond the table gives NaN, which shows; whatever lies behind the table would not.
+    known = (pair < HALF) & (position >= 0) & (position < max_positions)
+    cos = tl.load(cos_pointer + position * HALF + pair, mask=known, other=float("nan"))[None, :]
+    sin = tl.load(sin_pointer + position * HALF + pair, mask=known, other=float("nan"))[None, :]
     if INVERSE:
         sin = -sin
     head = tl.arange(0, BLOCK_HEADS)
@@ -90,6 +94,7 @@ def _rotate_kernel(
 def _triton_rotate(qkv, cos, sin, positions, heads, kv_heads, inverse):
     if qkv.shape[0] == 0:
         return qkv
+    assert positions.is_contiguous()
     half = cos.shape[1]
     block_heads, block_half = triton.next_power_of_2(heads + kv_heads), triton.next_power_of_2(half)
     with torch.cuda.device_of(qkv):
@@ -98,6 +103,7 @@ def _triton_rotate(qkv, cos, sin, positions, heads, kv_heads, inverse):
             cos,
             sin,
             positions,
+            cos.shape[0],
             qkv.stride(0),
             HEADS=heads + kv_heads,
             HALF=half,
@@ -134,7 +140,7 @@ def rope(
     check_device("positions", positions, "qkv", qkv)
     if positions.shape != qkv.shape[:1] or positions.dtype not in (torch.int32, torch.int64):
         raise ValueError("positions must be int32 or int64 [tokens], one for each row of qkv")
-    return _rope_op(qkv, cos, sin, positions, heads, kv_heads, False)
+    return _rope_op(qkv, cos, sin, positions.contiguous(), heads, kv_heads, False)
 
 
 @torch.library.custom_op("materia::rope", mutates_args=())

@@ -25,7 +25,7 @@ class AttentionTiles(NamedTuple):
     query: Tile
 
 
-BLOCKS = (32, 64, 128)
+BLOCKS = (16, 32, 64, 128)
 """Every `Tile.rows` of the tables below: `Documents` builds one work list for each."""
 
 # Keys: head_dim rounded up to a power of two (64 stands for all smaller ones).
@@ -54,20 +54,30 @@ _TABLES: dict[str, dict[int, AttentionTiles]] = {
 }
 
 # Full-precision products run on the FP32 units (see `input_precision="ieee"` in the kernels): small tiles, no tuning.
-_FLOAT32 = AttentionTiles(Tile(32, 32, 4, 1), Tile(32, 32, 4, 1), Tile(32, 32, 4, 1))
+_FLOAT32 = {
+    64: AttentionTiles(Tile(32, 32, 4, 1), Tile(32, 32, 4, 1), Tile(32, 32, 4, 1)),
+    128: AttentionTiles(Tile(32, 32, 4, 1), Tile(32, 32, 4, 1), Tile(32, 32, 4, 1)),
+    256: AttentionTiles(Tile(16, 16, 4, 1), Tile(16, 16, 4, 1), Tile(16, 16, 4, 1)),
+}
 
 
 def architecture(device: torch.device) -> str:
-    """Name of the table for this device: `sm_80`, `sm_90` or `safe` (all other GPUs, and the CPU interpreter)."""
+    """Name of the table for this device: `sm_80`, `sm_90` or `safe` (all other GPUs, and the CPU interpreter).
+
+    ValueError for a GPU older than Ampere: no bfloat16 products, and too little shared memory for these tiles.
+    """
     if device.type != "cuda":
         return "safe"
     major, minor = torch.cuda.get_device_capability(device)
+    if major < 8:
+        raise ValueError(f"{torch.cuda.get_device_name(device)} is older than Ampere (sm_80); its kernels do not fit")
     name = f"sm_{major}{minor}"
     return name if name in _TABLES else "safe"
 
 
 def attention_tiles(head_dim: int, dtype: torch.dtype, arch: str) -> AttentionTiles:
     """Tiles for one head dimension and dtype on `arch` (a result of `architecture`)."""
+    size = 64 if head_dim <= 64 else 128 if head_dim <= 128 else 256
     if dtype in (torch.float32, torch.float64):
-        return _FLOAT32
-    return _TABLES[arch][64 if head_dim <= 64 else 128 if head_dim <= 128 else 256]
+        return _FLOAT32[size]
+    return _TABLES[arch][size]

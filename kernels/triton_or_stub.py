@@ -6,7 +6,9 @@ There every tensor is a CPU tensor and takes the plain-torch twin; starting a ke
 try:
     import triton
     import triton.language as tl
-except ImportError:
+except ModuleNotFoundError as error:
+    if error.name != "triton":  # a Triton that is there but broken has to be seen
+        raise
     from types import SimpleNamespace
 
     class _Kernel:

@@ -167,25 +167,49 @@ def test_no_tokens(backend):
     attention_backward.attention_backward(out, q, k, v, out, lse, documents, q, k, v)
 
 
+@pytest.mark.parametrize("window", [100, 2**31 - 1])
+def test_unmasked_blocks_inside_a_window(assert_accurate, monkeypatch, window):
+    """Documents longer than window and blocks together: the inner loops run between two masked ends. A window beyond any
+    document is none."""
+    if torch.cuda.is_available():
+        pytest.skip("a GPU is here, so Triton compiles instead of interpreting")
+    bounds = [0, 190, 191, 260]
+    documents = Documents.build(bounds, "cpu", window=window)
+    torch.manual_seed(0)
+    q, k, v = torch.randn(260, 4, 16).split([2, 1, 1], 1)
+    dout = torch.randn_like(q)
+    for module in (attention, attention_backward):
+        name = "forward" if module is attention else "backward"
+        monkeypatch.setattr(module, f"_torch_{name}", getattr(module, f"_triton_{name}"))
+    out, lse = attention_forward(q, k, v, documents, window=window)
+    gradients = [torch.empty_like(x) for x in (q, k, v)]
+    attention_backward.attention_backward(dout, q, k, v, out, lse, documents, *gradients, window=window)
+    ours = (out, *gradients)
+    wanted = (plain(q, k, v, bounds, window=window)[0], *plain_gradients(q, k, v, dout, bounds, window))
+    for mine, theirs in zip(ours, wanted, strict=True):
+        assert (mine - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+
+
 @pytest.mark.gpu
+@pytest.mark.parametrize("window", [None, 100, 1000])
 @pytest.mark.parametrize("head_dim", [64, 96, 128, 256])
-def test_real_sizes_on_a_gpu(assert_accurate, head_dim):
+def test_real_sizes_on_a_gpu(assert_accurate, head_dim, window):
     """bf16 at full tiles: long documents, a group of 4; the run repeated gives the same bits."""
     bounds = [0, 1500, 1501, 4096]
-    documents = Documents.build(bounds, "cuda")
+    documents = Documents.build(bounds, "cuda", window=window)
     torch.manual_seed(0)
     q, k, v = torch.randn(4096, 12, head_dim, device="cuda", dtype=torch.bfloat16).split([8, 2, 2], 1)
     dout = torch.randn_like(q)
     runs = []
     for _ in range(2):
-        out, lse = attention_forward(q, k, v, documents)
+        out, lse = attention_forward(q, k, v, documents, window=window)
         gradients = [torch.empty_like(x) for x in (q, k, v)]
-        attention_backward.attention_backward(dout, q, k, v, out, lse, documents, *gradients)
+        attention_backward.attention_backward(dout, q, k, v, out, lse, documents, *gradients, window=window)
         runs.append((out, *gradients))
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
-    wanted = (plain(q, k, v, bounds)[0], *plain_gradients(q, k, v, dout, bounds, None))
+    wanted = (plain(q, k, v, bounds, window=window)[0], *plain_gradients(q, k, v, dout, bounds, window))
     wide = [x.double() for x in (q, k, v)]
-    exact = (plain(*wide, bounds)[0], *plain_gradients(*wide, dout.double(), bounds, None))
+    exact = (plain(*wide, bounds, window=window)[0], *plain_gradients(*wide, dout.double(), bounds, window))
     for factor, ours, plain_result, exact_result in zip((2, 3, 3, 3), runs[0], wanted, exact, strict=True):
         assert_accurate(ours, plain_result, exact_result, factor)
 

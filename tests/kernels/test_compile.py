@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-SHARED_MEMORY = {"sm_80": 163 * 1024, "sm_90": 227 * 1024}
+pytest.importorskip("triton")
+
+SHARED_MEMORY = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "safe": 99 * 1024}
 """Bytes a block may use."""
 
 
-@pytest.fixture(scope="module", params=["sm_80", "sm_90"])
+@pytest.fixture(scope="module", params=["sm_80", "sm_90", "safe"])
 def rows(request, tmp_path_factory):
     """One row a compiled kernel. In a process of its own: with TRITON_INTERPRET set this one has no compiler."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}

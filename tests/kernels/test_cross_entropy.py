@@ -3,7 +3,14 @@ import torch
 import torch.nn.functional as F
 
 from kernels import cross_entropy
-from kernels.cross_entropy import gradient, linear_cross_entropy_forward, losses, merge_stats, stats
+from kernels.cross_entropy import (
+    gradient,
+    linear_cross_entropy,
+    linear_cross_entropy_forward,
+    losses,
+    merge_stats,
+    stats,
+)
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -18,7 +25,7 @@ def plain_losses(logits, targets, z_loss=0.0):
 @pytest.mark.parametrize("columns", [[50], [13, 13, 13, 13], [20, 20, 20]])
 def test_split_vocabulary_equals_the_whole(device, columns, z_loss, monkeypatch):
     """Slices with padding columns, filled with huge logits: 50, 52 and 60 columns hold 50 entries."""
-    monkeypatch.setattr(cross_entropy, "_BLOCK_ELEMENTS", 30)  # several blocks of rows
+    monkeypatch.setitem(cross_entropy._BLOCK_ELEMENTS, "cpu", 30)  # several blocks of rows
     torch.manual_seed(0)
     vocab_size = 50
     logits = torch.randn(9, vocab_size, dtype=torch.float64, device=device) * 5
@@ -93,3 +100,21 @@ def test_the_logits_never_exist_whole(monkeypatch):
     hidden, weight = torch.randn(10, 4), torch.randn(7, 4)
     linear_cross_entropy_forward(hidden, weight, torch.zeros(10, dtype=torch.int64), need_gradient=True, chunk=4)
     assert rows == [4, 4, 2]
+
+
+@pytest.mark.parametrize("target", [-1, 7, 9])
+def test_a_wrong_target_is_not_a_loss(target):
+    """Neither ignored nor in the vocabulary of 7: NaN, which the optimizer's check of the gradients meets."""
+    hidden, weight = torch.randn(3, 4, requires_grad=True), torch.randn(7, 4, requires_grad=True)
+    loss = linear_cross_entropy(hidden, weight, torch.tensor([1, target, -100]))
+    loss.backward()
+    assert loss.isnan()
+    assert weight.grad.isnan().any()
+    assert hidden.grad[0].isfinite().all()
+
+
+def test_a_second_derivative_is_refused():
+    hidden, weight = torch.randn(3, 4, requires_grad=True), torch.randn(7, 4, requires_grad=True)
+    loss = linear_cross_entropy(hidden, weight, torch.tensor([1, 2, 3]))
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        torch.autograd.grad(loss, hidden, create_graph=True)

@@ -46,13 +46,27 @@ def test_pages_in_any_order_give_attention_over_the_sequence(device, dtype, wind
 
 
 def test_sequences_may_share_pages():
+    """Two sequences whose first page is the same give what each gives with a copy of its own."""
     torch.manual_seed(0)
-    k_pages, v_pages = torch.randn(2, 3, 4, 1, 8)
-    q = torch.randn(1, 2, 8).expand(2, 2, 8)
-    table = torch.tensor([[0, 1], [0, 2]], dtype=torch.int32)
-    lengths = torch.tensor([4, 4], dtype=torch.int32)  # both end with the shared page
-    first, second = decode_attention(q, k_pages, v_pages, table, lengths)
-    assert torch.equal(first, second)
+    k_pages, v_pages = torch.randn(2, 4, 4, 1, 8)
+    k_pages[3], v_pages[3] = k_pages[0], v_pages[0]
+    q = torch.randn(2, 2, 8)
+    lengths = torch.tensor([7, 6], dtype=torch.int32)
+    shared = decode_attention(q, k_pages, v_pages, torch.tensor([[0, 1], [0, 2]], dtype=torch.int32), lengths)
+    own = decode_attention(q, k_pages, v_pages, torch.tensor([[0, 1], [3, 2]], dtype=torch.int32), lengths)
+    assert torch.equal(shared, own)
+    assert not torch.allclose(shared[0], shared[1])
+
+
+def test_bounded_memory_changes_nothing(monkeypatch):
+    """Sequences in slices, as for many long ones."""
+    torch.manual_seed(0)
+    k_pages, v_pages = torch.randn(2, 9, 4, 1, 8)
+    table = torch.randint(9, (5, 3), dtype=torch.int32)
+    arguments = torch.randn(5, 2, 8), k_pages, v_pages, table, torch.tensor([12, 1, 0, 7, 5], dtype=torch.int32)
+    whole = decode_attention(*arguments)
+    monkeypatch.setattr(decode, "_GATHERED_ELEMENTS", 2 * 3 * 4 * 8)
+    torch.testing.assert_close(decode_attention(*arguments), whole)
 
 
 def test_as_custom_operators():

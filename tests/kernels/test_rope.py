@@ -61,3 +61,23 @@ def test_scores_depend_on_the_distance_only(backend):
         rotated = rope_forward(qkv.clone(), cos, sin, positions, 1, 1).double()
         scores.append((rotated[0, :16] @ rotated[1, 16:32]).item())
     assert scores[0] == pytest.approx(scores[1], abs=40 * torch.finfo(backend.dtype).eps)
+
+
+def test_positions_need_not_be_contiguous():
+    positions = torch.arange(12, dtype=torch.int32)[::2]
+    cos, sin = torch.rand(12, 4), torch.rand(12, 4)
+    qkv = torch.randn(6, 24)
+    assert torch.equal(
+        rope.rope(qkv, cos, sin, positions, 1, 1), rope.rope(qkv, cos, sin, positions.contiguous(), 1, 1)
+    )
+
+
+def test_positions_beyond_the_table_show():
+    """IndexError in the twin; NaN in the kernel, which cannot raise."""
+    table, positions = torch.rand(40, 4), torch.tensor([3, 34], dtype=torch.int32)
+    with pytest.raises(IndexError):
+        rope.rope(torch.randn(2, 24), table[:32], table[:32], positions, 1, 1)
+    if not torch.cuda.is_available():
+        turned = rope._triton_rotate(torch.randn(2, 24), table[:32], table[:32], positions, 1, 1, False)
+        assert turned[0].isfinite().all()
+        assert turned[1, :16].isnan().all()
