@@ -34,6 +34,34 @@ def test_schedules():
     assert validation_schedule(3) == [Instruction(forward, index) for index in range(3)]
 
 
+def run_two_processes(program):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    return subprocess.run(
+        [*command, sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_a_rank_does_not_wait_longer_than_the_timeout():
+    """In the groups of the grid as in the group of all."""
+    program = """
+import time
+import torch
+from parallel import comm
+from parallel.grid import Grid, start_processes
+start_processes("cpu", 3)
+grid = Grid.create(tp=1, pp=1, timeout_seconds=3)
+if grid.world.rank == 0:
+    begin = time.time()
+    try:
+        comm.all_reduce(torch.ones(1), grid.dp)
+    except RuntimeError:
+        print("gave up", time.time() - begin < 30, flush=True)
+else:
+    time.sleep(12)
+"""
+    assert run_two_processes(program).stdout.splitlines() == ["gave up True"]
+
+
 def test_collectives_of_two_processes():
     """Sums, pieces and groups on gloo, counted in bytes; run in real processes."""
     program = """
@@ -59,9 +87,6 @@ comm.barrier(grid.world)
 stop_processes()
 print(f"fine {rank}\\n", end="", flush=True)
 """
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
-    result = subprocess.run(
-        [*command, sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-    )
+    result = run_two_processes(program)
     assert result.returncode == 0, result.stderr
     assert sorted(result.stdout.splitlines()) == ["fine 0", "fine 1"]
