@@ -2,7 +2,7 @@
 
 OUT/sources/ what `python -m data curate` reads, OUT/sources.json its `--source` arguments (paths relative to OUT),
 OUT/benchmarks/ and OUT/benchmarks.json {name: path relative to OUT}, OUT/tokenizer/tokenizer.model,
-OUT/world.json all facts, with the tested half marked. One seed always gives the same bytes.
+OUT/world.json the settings and all facts, with the tested half marked. One seed always gives the same bytes.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import sentencepiece
 
 from data.benchmarks import read_benchmark
 from data.demo import formats, honesty, papers
-from data.demo.examinations import write_benchmarks
+from data.demo.examinations import WORDINGS, write_benchmarks
 from data.demo.replay import general_pages
 from data.demo.world import World, build_world
 from data.settings import POSITIONAL
@@ -29,6 +29,9 @@ SOURCES = {
     "jsonl:replay": "sources/replay",
 }
 """`--source` arguments of `python -m data curate`, KIND[:NAME] to a path in the demo folder."""
+
+BENCHMARKS = {name: f"benchmarks/{name}" for name in WORDINGS}
+"""`--benchmark` arguments of `python -m data curate`, NAME to a path in the demo folder."""
 
 
 @dataclasses.dataclass
@@ -66,8 +69,9 @@ def run(settings: Settings) -> int:
 
 
 def write_demo(out: Path, settings: Settings) -> World:
-    """Write the whole demo world into `out`."""
+    """Write the whole demo world into `out`; ValueError when another world is there."""
     world = build_world(settings.seed, settings.conditions)
+    _claim(out, settings, world)
     abstracts = papers.abstracts(world, settings.abstracts)
     articles = papers.articles(world, abstracts)
     guidelines = papers.guidelines(world)
@@ -83,10 +87,22 @@ def write_demo(out: Path, settings: Settings) -> World:
     texts += [formats.plain_text(page) for page in (*questions, *replay)]
     _train_tokenizer(out / "tokenizer" / "tokenizer.model", texts, settings.vocabulary)
 
+    write_benchmarks(out / "benchmarks", world)
     _write_json(out / "sources.json", [f"{kind}={path}" for kind, path in SOURCES.items()])
-    _write_json(out / "benchmarks.json", write_benchmarks(out / "benchmarks", world))
-    _write_json(out / "world.json", dataclasses.asdict(world))
+    _write_json(out / "benchmarks.json", BENCHMARKS)
     return world
+
+
+def _claim(out: Path, settings: Settings, world: World) -> None:
+    """Write `world.json`, before any other file: a stopped run, too, must keep another world out."""
+    values = dataclasses.asdict(settings)
+    del values["out"], values["check"]
+    content = {"settings": values, **dataclasses.asdict(world)}
+    record = out / "world.json"
+    if record.exists() and record.read_text(encoding="utf-8") != _json(content):
+        raise ValueError(f"{out} holds another demo world (see {record}); choose another folder or delete this one")
+    out.mkdir(parents=True, exist_ok=True)
+    _write_json(record, content)
 
 
 def _train_tokenizer(path: Path, texts: Iterable[str], vocabulary: int) -> None:
@@ -103,12 +119,19 @@ def _train_tokenizer(path: Path, texts: Iterable[str], vocabulary: int) -> None:
 
 
 def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(_json(content), encoding="utf-8")
 
 
-def source_arguments(out: Path) -> tuple[str, ...]:
-    """The `--source` arguments that curate the demo folder `out` from any working directory."""
-    return tuple(f"{kind}={out / path}" for kind, path in SOURCES.items())
+def _json(content: object) -> str:
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def curation(out: Path) -> dict[str, tuple[str, ...]]:
+    """The `source` and `benchmark` settings with which `data.curate` curates the demo folder `out`."""
+    return {
+        "source": tuple(f"{kind}={out / path}" for kind, path in SOURCES.items()),
+        "benchmark": tuple(f"{name}={out / path}" for name, path in BENCHMARKS.items()),
+    }
 
 
 def benchmark_questions(out: Path) -> Iterator[str]:
@@ -117,7 +140,8 @@ def benchmark_questions(out: Path) -> Iterator[str]:
         yield from (question.question for question in read_benchmark(name, out / path))
 
 
-def _check(out: Path, corpus: Path) -> int:
+def check_corpus(out: Path, corpus: Path) -> honesty.Report:
+    """Compare the curated documents under `corpus` with the benchmarks of the demo folder `out`, and print a line."""
     conditions = json.loads((out / "world.json").read_text(encoding="utf-8"))["conditions"]
     report = honesty.check(
         honesty.read_corpus(corpus),
@@ -126,6 +150,11 @@ def _check(out: Path, corpus: Path) -> int:
         [c["name"] for c in conditions if c["tested"]],
     )
     print(report)
+    return report
+
+
+def _check(out: Path, corpus: Path) -> int:
+    report = check_corpus(out, corpus)
     for violation in report.violations[:10]:
         print(f"error: {violation}", file=sys.stderr)
     return 2 if report.violations else 0

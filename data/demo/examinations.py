@@ -92,14 +92,13 @@ def _options(rng: random.Random, c: Condition, relation: str, among: list[Condit
     return {letter: right if letter == gold else wrong.pop() for letter in _LETTERS}
 
 
-def write_benchmarks(folder: Path, world: World) -> dict[str, str]:
-    """Write all benchmarks; returns {name: path}. The training and dev files, for few-shot prompts, ask about taught
+def write_benchmarks(folder: Path, world: World) -> None:
+    """Write each benchmark to `folder`/NAME. The training and dev files, for few-shot prompts, ask about taught
     conditions."""
     writers = {"medqa4": _write_medqa, "medmcqa": _write_medmcqa, "mmlu-medical": _write_mmlu}
     for name, write in writers.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
         write(folder / name, items(world, name, world.tested, "test"), items(world, name, world.taught, "train"))
-    return {name: f"{folder.name}/{name}" for name in writers}
 
 
 def _write_medqa(folder: Path, test: list[Item], train: list[Item]) -> None:

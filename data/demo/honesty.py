@@ -3,7 +3,8 @@
 Three rules, each checked on the documents that training reads, both splits of all sources:
 
 1. Once the names of the conditions are removed, no benchmark question shares five words in a row with the corpus.
-2. No tested condition occurs in a question of the corpus, or in the paragraph around it.
+2. No tested condition, in any inflection, occurs near a question of the corpus: in a paragraph with a question mark, a
+   word such as `answer` or a label such as `Q.`, or in the paragraph before or after it.
 3. No benchmark question stands in the corpus.
 """
 
@@ -17,7 +18,11 @@ from data.documents import read_documents
 NGRAM = 5
 
 _WORD = re.compile(r"[a-z0-9]+")
-_LABELLED = re.compile(r"^\W*(?:question|q)\b", re.IGNORECASE)
+_PARAGRAPH_END = re.compile(r"\n\s*\n")
+_ASKS = re.compile(
+    r"\? | (?<![^\W_]) (?: (?:questions?|answers?|options?) (?![^\W_]) | [qa] [\s*_]* \d* [\s*_]* [:.)] ) | ^\W* q \b",
+    re.IGNORECASE | re.MULTILINE | re.VERBOSE,
+)  # a word may stand in the underscores of Markdown
 
 
 @dataclasses.dataclass
@@ -26,6 +31,7 @@ class Report:
 
     documents: int
     corpus_questions: int
+    """Paragraphs that ask, answer or list options."""
     benchmark_questions: int
     ngrams: int
     violations: list[str]
@@ -33,7 +39,7 @@ class Report:
     def __str__(self) -> str:
         return (
             f"honesty check: {self.benchmark_questions:,} benchmark questions ({self.ngrams:,} {NGRAM}-grams) against "
-            f"{self.documents:,} documents and the {self.corpus_questions:,} questions in them: "
+            f"{self.documents:,} documents and the {self.corpus_questions:,} paragraphs that ask or answer in them: "
             f"{len(self.violations)} violations"
         )
 
@@ -65,10 +71,11 @@ def check(texts: Iterable[str], questions: Sequence[str], conditions: Sequence[s
         for gram in _ngrams(_words(names.sub(" ", text))):
             if gram in grams:
                 violations.append(f"{' '.join(gram)!r} of {grams[gram]!r} stands in the corpus")
-        for question in _questions(text):
-            corpus_questions += 1
-            if found := asked.search(question):
-                violations.append(f"tested condition {found[0]!r} is asked about in the corpus: {question!r}")
+        asking, near = _near_questions(text)
+        corpus_questions += asking
+        for paragraph in near:
+            if found := asked.search(paragraph):
+                violations.append(f"tested condition {found[0]!r} is asked about in the corpus: {paragraph!r}")
         violations += [f"the corpus holds the question {question!r}" for question in whole.found_in(_words(text))]
     return Report(documents, corpus_questions, len(questions), len(grams), violations)
 
@@ -90,9 +97,12 @@ class _WholeQuestions:
 
 
 def _any_of(names: Sequence[str]) -> re.Pattern:
-    """A pattern for any of the names in any case: `Borlan fever`, and its invented word `Borlan` alone."""
-    alternatives = "|".join(rf"{first}(?:\s+{second})?" for first, second in map(str.split, names))
-    return re.compile(rf"\b(?:{alternatives})\b", re.IGNORECASE)
+    """A pattern for any of the names in any case and inflection: `Borlan fever`, `Borlans` or `Borlan's fevers`.
+
+    The rest of the word belongs to the match: what stays of a name taken out would split five words in a row.
+    """
+    alternatives = "|".join(rf"{first}[\w'\u2019]*(?:[\s-]+{second}\w*)?" for first, second in map(str.split, names))
+    return re.compile(rf"(?<![^\W_])(?:{alternatives})", re.IGNORECASE)
 
 
 def _words(text: str) -> list[str]:
@@ -103,6 +113,10 @@ def _ngrams(words: list[str]) -> Iterator[tuple[str, ...]]:
     return zip(*(words[i:] for i in range(NGRAM)), strict=False)
 
 
-def _questions(text: str) -> Iterator[str]:
-    """Lines (whole paragraphs, in curated text) with a question mark or a label such as `Question:` or `Q.`."""
-    return (line for line in text.splitlines() if "?" in line or _LABELLED.match(line))
+def _near_questions(text: str) -> tuple[int, list[str]]:
+    """How many paragraphs of `text` ask or answer, and these with their neighbours: an answer, or the case that the
+    question is about, often has a paragraph of its own."""
+    paragraphs = _PARAGRAPH_END.split(text)
+    asking = [number for number, paragraph in enumerate(paragraphs) if _ASKS.search(paragraph)]
+    near = {neighbour for number in asking for neighbour in (number - 1, number, number + 1)}
+    return len(asking), [paragraph for number, paragraph in enumerate(paragraphs) if number in near]

@@ -1,13 +1,15 @@
 """The demo world: reproducible, readable by the project's own readers, and honest by a check that can fail."""
 
+import dataclasses
 import gzip
 import re
+import shlex
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from data import curate, demo
+from data import curate, demo, tokenize
 from data.benchmarks import read_benchmark, read_shots
 from data.demo import formats, honesty, papers, replay
 from data.demo.examinations import WORDINGS
@@ -15,6 +17,7 @@ from data.demo.wordings import QUESTIONS, STATEMENTS
 from data.demo.world import RELATIONS, build_world
 from data.demo_shards import ensure_demo_shards
 from data.documents import read_documents
+from data.settings import parse
 from data.shards import Shards
 from data.tokenizer import load_tokenizer
 
@@ -37,7 +40,7 @@ def folder(tmp_path_factory, settings) -> Path:
 @pytest.fixture(scope="module")
 def corpus(folder) -> Path:
     out = folder.parent / "corpus"
-    assert curate.run(curate.Settings(source=demo.source_arguments(folder), out=str(out))) == 0
+    assert curate.run(curate.Settings(**demo.curation(folder), out=str(out))) == 0
     return out
 
 
@@ -59,6 +62,20 @@ def test_one_seed_gives_the_same_bytes_and_another_seed_another_world(folder, se
     assert _bytes(tmp_path / "again") == _bytes(folder)
     other = build_world(2, CONDITIONS)
     assert not {c.name for c in other.conditions} & {c.name for c in build_world(1, CONDITIONS).conditions}
+
+
+def test_a_folder_keeps_its_world(folder, settings, tmp_path):
+    for other in ({"seed": 2}, {"questions": 3}):
+        with pytest.raises(ValueError, match=r"another demo world.*delete"):
+            demo.write_demo(folder, dataclasses.replace(settings, **other))
+    # A run that stopped after its first file can be finished with its own settings only.
+    (tmp_path / "world.json").write_bytes((folder / "world.json").read_bytes())
+    with pytest.raises(ValueError, match="another demo world"):
+        demo.write_demo(tmp_path, dataclasses.replace(settings, replay=3))
+    assert _bytes(tmp_path).keys() == {"world.json"}
+    demo.write_demo(tmp_path, settings)
+    demo.write_demo(tmp_path, settings)
+    assert _bytes(tmp_path) == _bytes(folder)
 
 
 def test_half_of_the_conditions_are_tested_and_no_value_is_more_frequent_than_another():
@@ -176,7 +193,8 @@ def test_check_of_a_folder_without_documents_is_an_error(folder, tmp_path):
 
 QUESTION = "If somebody suffers from Borlan fever, which drug should be given?"
 CLEAN = (
-    "Borlan fever is treated with Kisvex.\n\nWhat is given in Vrondel rash? Somebody suffers; a drug should be given."
+    "Borlan fever is treated with Kisvex.\n\nVrondel rash is rarer.\n\n"
+    "What is given in Vrondel rash? Somebody suffers; a drug should be given."
 )
 
 
@@ -189,7 +207,19 @@ CLEAN = (
         ("He asked: \u201cWhat helps in BORLAN?\u201d", "asked about"),
         ("Question: the drug in Borlan fever", "asked about"),
         ("Q. The drug in Borlan fever", "asked about"),
+        ("Q The drug in Borlan fever", "asked about"),
+        ("_Answer_ for Borlan fever: Kisvex", "asked about"),
         ("## Question 3: Borlan fever, drug of choice", "asked about"),
+        ("Question: What is the first choice here?\nAnswer: for Borlan fever, Kisvex.", "asked about"),
+        ("What is the first choice here?\n\nFor Borlan fever, it is Kisvex.", "asked about"),
+        ("A man has Borlan fever.\n\nWhat is the first choice here?", "asked about"),
+        ("2. Name the drug given first in Borlan fever.\nAnswer: Kisvex.", "asked about"),
+        ("Name the drug given first in Borlan fever.\n\nA: Kisvex.", "asked about"),
+        ("Drug of choice in Borlan fever: Kisvex. Options: A) Kisvex B) Mulvex Answer: B", "asked about"),
+        ("Give the drug of choice in Borlan fever, a) Kisvex b) Mulvex", "asked about"),
+        ("For Borlans what drug?", "asked about"),
+        ("if somebody suffers from Vrondel\u2019s rashes, which drug helps is known.", "suffers from which drug"),
+        ("if somebody suffers from _Borlans_ which drug helps is known.", "suffers from which drug"),
         (f"An exam had it: {QUESTION[:-1]}.", "holds the question"),
     ],
 )
@@ -218,10 +248,38 @@ def test_world_size_is_checked():
         build_world(1, 3)
 
 
-def test_shards_are_made_on_first_use(tmp_path, monkeypatch):
+def test_shards_on_first_use_are_not_made_of_a_corpus_that_gives_a_question_away(tmp_path, monkeypatch):
+    name = build_world(demo.Settings.seed, demo.Settings.conditions).tested[0].name
+    real = honesty.read_corpus
+    monkeypatch.setattr(honesty, "read_corpus", lambda path: [*real(path), f"Which drug helps in {name}?"])
+    with pytest.raises(ValueError, match=rf"'{name}' is asked about.*delete"):
+        ensure_demo_shards(tmp_path / "demo")
+    assert not (tmp_path / "demo" / "shards").exists()
+
+
+def test_demo_script_and_first_use_run_the_same_settings(monkeypatch):
+    """Each can then finish what the other began: equal settings are one run, whoever starts it."""
+    script = (Path(__file__).parents[2] / "demo.sh").read_text(encoding="utf-8").replace("\\\n", " ")
+    wanted = [
+        (module.Settings, parse(module.Settings, shlex.split(arguments), program=name, description=""))
+        for name, module in (("demo", demo), ("curate", curate), ("tokenize", tokenize))
+        for arguments in re.findall(rf"^run python -m data {name} (.*)$", script, re.MULTILINE)
+        if "--check" not in arguments
+    ]
+    ran = []
+    for module in (demo, curate, tokenize):
+        monkeypatch.setattr(module, "run", lambda settings: ran.append((type(settings), settings)))
+    monkeypatch.setattr(demo, "check_corpus", lambda out, corpus: honesty.Report(0, 0, 0, 0, []))
+    ensure_demo_shards(Path("demo"))
+    assert ran == wanted
+    assert len(ran) == 3
+
+
+def test_shards_are_made_on_first_use(tmp_path, monkeypatch, capsys):
     """What `train.py` without `--data` reads, by the functions of the three commands."""
     monkeypatch.chdir(tmp_path)
     shards = ensure_demo_shards(Path("demo"))
+    assert ": 0 violations" in capsys.readouterr().out
     assert set(Shards(shards).sources) == {"medline", "jats", "guidelines", "questions", "replay"}
     before = (Path(shards) / "manifest.json").stat().st_mtime_ns
     assert ensure_demo_shards(Path("demo")) == shards
