@@ -9,12 +9,17 @@ import unicodedata
 
 import ftfy
 
-_MOJIBAKE = re.compile(
-    "[\u0080-\u009f\ufffd]|[\u00c2-\u00f4][\u0080-\u00bf\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u0192\u02c6\u02dc\u2013\u2014\u2018-\u201e\u2020-\u2022"
-    "\u2026\u2030\u2039\u203a\u20ac\u2122]"
+_SECOND = (
+    "\u0080-\u00bf\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u0192\u02c6\u02dc\u2013\u2014\u2018-\u201e\u2020-\u2022"
+    "\u2026\u2030\u2039\u203a\u20ac\u2122"
 )
-"""UTF-8 that was once read as Latin-1 or Windows-1252 leaves such pairs (`Î¼g` for μg). Only then is ftfy, slow,
-asked to decide."""
+_MOJIBAKE = re.compile(
+    f"[\u0080-\u009f\ufffd]|\u00c2[\u00a0-\u00bf]|[\u00c3\u00ce\u00cf][{_SECOND}]|\u00e2[{_SECOND}]{{2}}"
+)
+"""What UTF-8 that was once read as Latin-1 or Windows-1252 surely leaves: `Â±`, `Ã©`, `Î¼g`, `â‰¤`. Only then is ftfy,
+slow and sometimes wrong, asked to decide."""
+_SIGNS_OF_SCIENCE = re.compile("([\u00c5\u00d8\u00d7][\u00b0-\u00b3\u00b9\u00bb])")
+"""`2.5 Å±0.3`, `Ø±2`, `5 mg×²`: correct, and the bytes of a Hungarian, an Arabic and a Hebrew letter."""
 _INVISIBLE = dict.fromkeys([0xAD, 0x200B, 0x2060, 0xFEFF, *(c for c in range(32) if c not in (9, 10, 11, 12, 13)), 127])
 _SPACES = dict.fromkeys([0xA0, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000], " ")
 _LINE_BREAKS = dict.fromkeys([0x0B, 0x0C, 0x0D, 0x85, 0x2028, 0x2029], "\n")
@@ -31,15 +36,23 @@ def clean_text(text: str) -> str:
     Invisible characters go, blanks at line ends go, and more than one empty line becomes one. Indentation and every
     visible character stay.
     """
+    before = None
+    while text != before:  # taking out an invisible character can join the halves of a broken one
+        before, text = text, _repaired(text)
+    if " \n" in text or "\t\n" in text or text.endswith((" ", "\t")):
+        text = _LINE_END_BLANKS.sub("", text)
+    return _BLANK_LINES.sub("\n\n", text).strip("\n")
+
+
+def _repaired(text: str) -> str:
     if _MOJIBAKE.search(text):
-        text = ftfy.fix_encoding(text)
+        parts = _SIGNS_OF_SCIENCE.split(text)
+        text = "".join(part if place % 2 else ftfy.fix_encoding(part) for place, part in enumerate(parts))
     if _ANY_OF_THEM.search(text):
         text = text.replace("\r\n", "\n").translate(_CHARACTERS)
     if not unicodedata.is_normalized("NFC", text):
         text = unicodedata.normalize("NFC", text)
-    if " \n" in text or "\t\n" in text or text.endswith((" ", "\t")):
-        text = _LINE_END_BLANKS.sub("", text)
-    return _BLANK_LINES.sub("\n\n", text).strip("\n")
+    return text
 
 
 def drop_rule(text: str, min_characters: int) -> str | None:

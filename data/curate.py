@@ -4,7 +4,6 @@ The output depends on the input and the settings alone: one worker or many, in o
 same.
 """
 
-import fcntl
 import json
 import sys
 import time
@@ -18,6 +17,8 @@ from tqdm import tqdm
 
 from data import deduplicate, passes
 from data.decontaminate import read_questions
+from data.documents import temporary_name
+from data.lock import locked
 from data.passes import Output, Partition, Shared, Summary
 from data.readers import FORMATS, find_format
 from data.report import Report
@@ -31,7 +32,7 @@ class Settings:
     source: tuple[str, ...] = ()
     """What to read: KIND=PATH or KIND:NAME=PATH, a file or a folder, repeatable. KIND: medline, jats, guidelines,
     wikipedia, jsonl, text. NAME (default KIND) is the output folder. Of two copies of a document the source named
-    first is kept."""
+    first is kept; sources of kind medline are one stream (base files, then updates): there the later copy is kept."""
     benchmark: tuple[str, ...] = ()
     """Benchmarks to keep out: NAME=PATH, repeatable, with the names that eval.py knows. Documents with a whole
     question of 8 or more words in them go, and those whose PMID a PubMedQA question has."""
@@ -76,16 +77,18 @@ def run(settings: Settings) -> int:
             report.add_output(unit.source_name, counts, lambda number: units[int(number)].source_name)
         _remove_stale(shared, tasks, outputs)
         _log(out, f"finished: {report.total_documents()} documents")
-        code = _name_problems(sources, units, summaries)
+        damage = _damage(sources, units, summaries)
+        _print_unsupported(units, summaries)
         if report.total_documents() == 0:
             drops = report.drops_in_words()
-            raise ValueError(
-                f"nothing is left of {report.total_records()} records: {drops}. Look at --source and its files"
-            )
+            reason = f"damaged: {damage}" if damage else "look at --source and its files"
+            raise ValueError(f"nothing is left of {report.total_records()} records: {drops}; {reason}")
+        if damage:
+            print(f"error: damaged, left out, all else is done: {damage}", file=sys.stderr)
         report.write(out)
     print(report.table())
     print(f"documents: {out}  report: {out / 'report.md'}")
-    return code
+    return 2 if damage else 0
 
 
 def _sources(settings: Settings) -> list[Source]:
@@ -125,26 +128,25 @@ def _claimed(out: Path, identity: dict) -> Iterator[None]:
     """The output folder made ready and locked. ValueError when it holds another run, other files, or is in use."""
     record = out / "run.json"
     if record.exists():
-        held = json.loads(record.read_text(encoding="utf-8"))
+        try:
+            held = json.loads(record.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{record}: not readable ({error}); delete --out {out} and curate again") from error
         differing = [key for key in identity if held.get(key) != identity[key]]
         if differing:
             key = differing[0]
             change = f"{key} was {json.dumps(held.get(key))}, now {json.dumps(identity[key])}"
             raise ValueError(f"--out {out} holds a different run ({change}); choose another --out or delete it")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())) and not (out / "work" / "lock").exists():
         raise ValueError(f"--out {out} exists and is no curation folder; choose another --out")
     (out / "work" / "units").mkdir(parents=True, exist_ok=True)
     (out / "work").chmod(0o700)  # raw text may be confidential, also while it is on its way
-    with (out / "work" / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"--out {out} is in use by another curation; wait for it or choose another --out"
-            ) from error
+    with locked(out / "work" / "lock", out, "curation"):
         for leftover in (out / "work").rglob("*.part-*"):
             leftover.unlink()
-        record.write_text(json.dumps(identity, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        temporary = temporary_name(out / "work" / "run.json")
+        temporary.write_text(json.dumps(identity, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        temporary.replace(record)
         (out / "report.json").unlink(missing_ok=True)  # its presence means that the output is whole
         yield
 
@@ -177,7 +179,9 @@ def _passes_b_and_c(
 ) -> tuple[list[Output], list[dict]]:
     count = deduplicate.partition_count(sum(unit.size for unit in units))
     keys = tuple(summary.key for summary in summaries)
-    sources = tuple(unit.source for unit in units)
+    # an update revises and deletes what the base files said, also where the two are named as two sources
+    medline = min((unit.source for unit in units if unit.kind == "medline"), default=0)
+    sources = tuple(medline if unit.kind == "medline" else unit.source for unit in units)
     full_text = tuple(find_format(unit.kind).full_text for unit in units)
     partitions = [Partition(number, count, keys, sources, full_text) for number in range(count)]
     for _ in _bar("find duplicates", workers.run(passes.find_duplicates, partitions), count):
@@ -214,18 +218,19 @@ def _remove_stale(shared: Shared, tasks: Sequence[Output], outputs: Sequence[dic
             path.unlink()
 
 
-def _name_problems(sources: Sequence[Source], units: Sequence[Unit], summaries: Sequence[Summary]) -> int:
-    """Prints what a person should look at; 2 when there are damaged files."""
-    damaged = []
+def _print_unsupported(units: Sequence[Unit], summaries: Sequence[Summary]) -> None:
     for unit, summary in zip(units, summaries, strict=True):
-        root = sources[unit.source].path
         for detail in summary.details:
             if detail.startswith("unsupported-format"):
                 print(f"note: {unit.source_name}: {detail}", file=sys.stderr)
+
+
+def _damage(sources: Sequence[Source], units: Sequence[Unit], summaries: Sequence[Summary]) -> str:
+    """The first damaged file with its reason and how many more there are; "" when all are sound."""
+    damaged = []
+    for unit, summary in zip(units, summaries, strict=True):
+        root = sources[unit.source].path
         for name, reason in summary.damaged.items():
             damaged.append(f"{root / name if root.is_dir() else root.parent / name}: {reason}")
-    if damaged:
-        more = "" if len(damaged) == 1 else f" (and {len(damaged) - 1} more, listed in report.md)"
-        print(f"error: damaged, left out, all else is done: {damaged[0]}{more}", file=sys.stderr)
-        return 2
-    return 0
+    more = "" if len(damaged) <= 1 else f" (and {len(damaged) - 1} more, listed in report.md)"
+    return damaged[0] + more if damaged else ""

@@ -1,9 +1,11 @@
 """Exact duplicates: the same text, or the same PMID, PMCID or DOI, found without holding the documents.
 
-Pass A writes for every document one 26-byte record a key (the seeded 128-bit xxh3 of its normalised text, and of each
+Pass A writes for every document one 34-byte record a key (the seeded 128-bit xxh3 of its normalised text, and of each
 identifier), sorted by key. Pass B takes one range of keys from every unit's records, groups equal keys, and names in
-each group the best document and the worse ones. A document is dropped if and only if a better one with one of its keys
-exists. "Better" is one total order, so two documents can never drop each other, and nothing depends on who ran first:
+each group the best document and the worse ones. A document is dropped if and only if it is not the best with one of its
+keys; where that key is a DOI and both have a PMID, the two must be the same (conference books give one DOI to many
+articles). "Better" is one total order, so two documents can never drop each other, and nothing depends on who ran
+first:
 
 1. full text before abstract,  2. higher version,  3. the source named earlier,  4. the later file and place (update
    files revise).
@@ -11,6 +13,7 @@ exists. "Better" is one total order, so two documents can never drop each other,
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,16 +27,18 @@ RULES = ("deleted-by-publisher", "same-pmid", "same-pmcid", "same-doi", "same-te
 DELETED, PMID, PMCID, DOI, TEXT = range(len(RULES))
 
 RECORD = np.dtype([
-    ("high", "<u8"), ("low", "<u8"), ("rule", "u1"), ("deletion", "u1"), ("version", "<u4"), ("position", "<u4"),
+    ("high", "<u8"), ("low", "<u8"), ("pmid", "<u8"), ("rule", "u1"), ("deletion", "u1"), ("version", "<u4"),
+    ("position", "<u4"),
 ])  # fmt: skip
 PAIR = np.dtype([
     ("worse_unit", "<u4"), ("worse_position", "<u4"), ("better_unit", "<u4"), ("better_position", "<u4"),
     ("rule", "u1"),
 ])  # fmt: skip
 BYTES_A_PARTITION = 1 << 30
-"""Input bytes for which one partition's records are held in memory: about half a million abstracts, 52 MB of
+"""Input bytes for which one partition's records are held in memory: about half a million abstracts, 68 MB of
 records."""
 
+_FORMS = {"pmid": re.compile(r"[1-9][0-9]*"), "pmcid": re.compile(r"PMC[0-9]+"), "doi": re.compile(r"10\..+")}
 _DOI_ADDRESS = re.compile(r"^(?:https?://)?(?:dx\.)?doi\.org/|^doi:\s*", re.IGNORECASE)
 
 
@@ -47,12 +52,22 @@ def normalised_doi(doi: str) -> str:
     return _DOI_ADDRESS.sub("", doi.strip()).lower()
 
 
+def drop_false_identifiers(document: Document, notes: Counter[str]) -> None:
+    """Sets to None what is no identifier ("0", "n/a"): it would make duplicates of unlike documents. Counts in
+    `notes`."""
+    for name, form in _FORMS.items():
+        value = getattr(document, name)
+        if value and form.fullmatch(normalised_doi(value) if name == "doi" else value) is None:
+            notes[f"{name} of no real form left out"] += 1
+            setattr(document, name, None)
+
+
 class Records:
     """Gathers the records of one unit."""
 
     def __init__(self, seed: int):
         self.seed = seed
-        self.rows: list[tuple[int, int, int, int, int, int]] = []
+        self.rows: list[tuple[int, ...]] = []
 
     def add(self, document: Document, position: int) -> None:
         """The keys of the document that is number `position` of its unit."""
@@ -63,15 +78,17 @@ class Records:
         if document.pmcid:
             self._row(PMCID, document.pmcid, 0, version, position)
         if document.doi:
-            self._row(DOI, normalised_doi(document.doi), 0, version, position)
+            self._row(DOI, normalised_doi(document.doi), 0, version, position, document.pmid)
 
     def delete(self, deletion: Deletion, position: int) -> None:
         """A deletion that stands before document number `position`."""
         self._row(PMID, deletion.pmid, 1, 0, position)
 
-    def _row(self, rule: int, key: str, deletion: int, version: int, position: int) -> None:
+    def _row(self, rule: int, key: str, deletion: int, version: int, position: int, pmid: str | None = None) -> None:
         digest = xxhash.xxh3_128_intdigest(f"{rule}:{key}".encode(), seed=self.seed)
-        self.rows.append((digest >> 64, digest & (2**64 - 1), rule, deletion, min(version, 2**32 - 1), position))
+        article = xxhash.xxh3_64_intdigest(pmid.encode(), seed=self.seed) if pmid else 0
+        high, low = digest >> 64, digest & (2**64 - 1)
+        self.rows.append((high, low, article, rule, deletion, min(version, 2**32 - 1), position))
 
     def array(self) -> np.ndarray:
         """All records sorted by key."""
@@ -96,7 +113,7 @@ def worse_documents(slices: Sequence[np.ndarray], sources: Sequence[int], full_t
     """The (worse, better) pairs of one partition, PAIR rows sorted by the worse one.
 
     `slices[u]` are the records of unit u in this partition; `sources[u]` is the place of its source on the command
-    line.
+    line. Sources with the same place are one stream, in which later units revise and delete.
     """
     unit = np.repeat(np.arange(len(slices)), [len(part) for part in slices])
     records = np.concatenate([*slices, np.empty(0, RECORD)])
@@ -115,7 +132,8 @@ def worse_documents(slices: Sequence[np.ndarray], sources: Sequence[int], full_t
         begins = np.ones(len(records), dtype=bool)
         begins[1:] = (records["high"][1:] != records["high"][:-1]) | (records["low"][1:] != records["low"][:-1])
         best = np.maximum.accumulate(np.where(begins, np.arange(len(records)), 0))
-        worse = np.flatnonzero(~begins)
+        pmid, best_pmid = records["pmid"], records["pmid"][best]  # 0: has none, or the key is no DOI
+        worse = np.flatnonzero(~begins & ((pmid == 0) | (best_pmid == 0) | (pmid == best_pmid)))
         pairs.append(_pairs(records, unit, worse, best[worse], records["rule"][worse]))
     found = np.concatenate(pairs)
     return found[np.lexsort((found["rule"], found["worse_position"], found["worse_unit"]))]

@@ -9,6 +9,7 @@ import codecs
 import gzip
 import io
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -165,15 +166,29 @@ def open_range(path: Path, name: str, start: int, end: int) -> tuple[io.Buffered
     return io.BufferedReader(lines, READ_SIZE), first
 
 
+_TEXT_CODEC = re.compile(
+    r"utf-8(-sig)?|utf-16|ascii|iso8859-\d+|cp125\d|gb2312|gbk|gb18030|shift_jis|euc_.+|koi8-.|big5"
+)
+"""Python's names of the encodings in which texts come; its other codecs (punycode, rot13, undefined) are none."""
+
+
+def _require_text_codec(encoding: str, name: str) -> None:
+    try:
+        known = _TEXT_CODEC.fullmatch(codecs.lookup(encoding).name)
+    except LookupError as error:
+        raise DamagedFile(name, f"unknown encoding {encoding!r}") from error
+    if known is None:
+        raise DamagedFile(name, f"{encoding!r} is no encoding of texts; convert the file to UTF-8")
+
+
 def decode(data: bytes, name: str, encoding: str = "utf-8") -> str:
     """`data` as text; DamagedFile names the file and the byte offset where it is not valid `encoding`. A BOM is
     dropped."""
+    _require_text_codec(encoding, name)
     try:
         return data.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise DamagedFile(name, _not_encoded(encoding, error.start, data[error.start])) from error
-    except LookupError as error:
-        raise DamagedFile(name, f"unknown encoding {encoding!r}") from error
 
 
 class StreamDecoder:
@@ -182,11 +197,8 @@ class StreamDecoder:
     def __init__(self, name: str, encoding: str):
         self.name = name
         self.encoding = encoding
-        try:
-            io.TextIOWrapper(io.BytesIO(), encoding=encoding)  # refuses what is no text encoding (rot13, zlib)
-            self.decoder = codecs.getincrementaldecoder(encoding)("strict")
-        except LookupError as error:
-            raise DamagedFile(name, f"unknown encoding {encoding!r}") from error
+        _require_text_codec(encoding, name)
+        self.decoder = codecs.getincrementaldecoder(encoding)("strict")
         self.consumed = 0
 
     def decode(self, chunk: bytes, final: bool = False) -> str:
@@ -197,6 +209,8 @@ class StreamDecoder:
         except UnicodeDecodeError as error:
             offset = self.consumed - held + error.start
             raise DamagedFile(self.name, _not_encoded(self.encoding, offset, error.object[error.start])) from error
+        except UnicodeError as error:  # UTF-16 without its byte order mark
+            raise DamagedFile(self.name, f"not {self.encoding.upper()} text: {error}") from error
         self.consumed += len(chunk)
         return text
 

@@ -28,7 +28,7 @@ from data.decontaminate import Questions
 from data.documents import Document, read_documents, temporary_name, write_documents
 from data.files import DamagedFile, is_documentation, open_input, open_range
 from data.readers import find_format
-from data.readers.interface import Deletion, Drop, InputFile
+from data.readers.interface import Deletion, Drop, Format, InputFile
 from data.units import Unit, content_hash, is_archive
 
 SPLITS = ("train", "validation")
@@ -154,6 +154,7 @@ def _kept(unit: Unit, shared: Shared, summary: Summary, records: deduplicate.Rec
         if isinstance(item, Drop):
             summary.drop(item.rule, item.detail)
             continue
+        deduplicate.drop_false_identifiers(item, summary.notes)
         item.text = clean_text(item.text)
         item.title = " ".join(clean_text(item.title).split()) or None if item.title else None
         rule = drop_rule(item.text, shared.min_characters)
@@ -204,7 +205,17 @@ def _file_items(unit: Unit, name: str, path: Path, summary: Summary) -> Iterator
         return
     stream, offset = (open_input(path, name), 0) if unit.end is None else open_range(path, name, unit.start, unit.end)
     with stream:
-        yield from form.read(InputFile(stream, name, unit.source_name, offset, summary.notes))
+        yield from _read(form, InputFile(stream, name, unit.source_name, offset, summary.notes))
+
+
+def _read(form: Format, file: InputFile) -> Iterator[Document | Drop | Deletion]:
+    """What the reader finds. A value that it did not foresee is damage of this file, not the end of the run."""
+    try:
+        yield from form.read(file)
+    except DamagedFile:
+        raise
+    except ValueError as error:
+        raise DamagedFile(file.name, f"cannot be read ({error})") from error
 
 
 def _archive_items(unit: Unit, name: str, path: Path, summary: Summary) -> Iterator[Document | Drop | Deletion]:
@@ -229,7 +240,7 @@ def _archive_items(unit: Unit, name: str, path: Path, summary: Summary) -> Itera
 def _member_items(unit: Unit, place: str, stream: BinaryIO, summary: Summary) -> Iterator[Document | Drop | Deletion]:
     taken = False
     try:
-        for item in find_format(unit.kind).read(InputFile(stream, place, unit.source_name, notes=summary.notes)):
+        for item in _read(find_format(unit.kind), InputFile(stream, place, unit.source_name, notes=summary.notes)):
             taken = True
             yield item
     except DamagedFile as error:

@@ -32,7 +32,6 @@ class Question:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
-
 def are_verdicts(options: dict[str, str]) -> bool:
     """Whether the options are yes, no, maybe: the answer is then the word itself, not a letter."""
     return all(text in VERDICTS for text in options.values())
@@ -122,6 +121,9 @@ def parse_options(record: Record) -> dict[str, str]:
             found = found or [fields[name] for name in names if name in fields]
     if isinstance(found, list):
         if all(isinstance(option, dict) and {"key", "value"} <= option.keys() for option in found):
+            wrong = [option["key"] for option in found if not isinstance(option["key"], str)]
+            if wrong:
+                raise record.error(f"key 'options': expected a letter as key, found {wrong[0]!r}. Correct the record")
             found = {option["key"]: option["value"] for option in found}
         else:
             found = dict(zip(LETTERS, found, strict=False))
@@ -181,7 +183,8 @@ def _answer(record: Record, options: dict[str, str]) -> str | int:
     if letter is None:
         raise record.error(f"key {key!r}: {value!r} is neither a letter nor the text of one option. Correct the record")
     written = record.fields.get("answer")
-    if key == "answer_idx" and written in set(options.values()) - {options[letter], letter}:
+    others = set(options.values()) - {options[letter], letter}
+    if key == "answer_idx" and isinstance(written, str) and written in others:
         raise record.error(f"answer_idx is {letter} but 'answer' is another option: {written!r}. Correct the record")
     return letter
 

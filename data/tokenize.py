@@ -28,6 +28,7 @@ import tqdm
 import xxhash
 
 from data.documents import read_documents
+from data.lock import locked
 from data.settings import POSITIONAL
 from data.shards import SCHEMA, SPLITS, VERSION, Shards, file_sha256, read_manifest, shard_file, token_dtype
 from data.tokenizer import Tokenizer, load_tokenizer
@@ -123,10 +124,28 @@ def tokenize(
     if _already_there(out, made_from):
         return Shards(out)
     work = out.with_name(out.name + ".work")
+    with locked(work / "lock", out, "tokenisation"):
+        if not _already_there(out, made_from):  # another run may have finished since
+            result = _write(work, files, documents, loaded, made_from, workers)
+            os.replace(result, out)
+        shutil.rmtree(work)
+    return Shards(out)
+
+
+def _write(
+    work: Path,
+    files: dict[str, dict[str, list[Path]]],
+    documents: Path,
+    loaded: Tokenizer,
+    made_from: dict,
+    workers: int,
+) -> Path:
+    """Both passes; returns the finished folder, still inside `work`."""
     result = work / "result"
     shutil.rmtree(result, ignore_errors=True)
     loaded.save(result / "tokenizer")  # first: a tokenizer that cannot be saved must not fail after hours
     units = {file: _unit(file, made_from, documents, work, loaded) for file in _all(files)}
+    shard_size = made_from["shard_size"]
     with _Workers(min(workers, len(units))) as run_all:
         for _ in tqdm.tqdm(run_all(tokenize_file, units.values()), "tokenise", len(units), unit="file"):
             pass
@@ -140,15 +159,15 @@ def tokenize(
     if not any(counts["documents"] for splits in sources.values() for counts in splits.values()):
         raise ValueError(f"{documents}: the document files hold no document")
     _write_manifest(result, made_from, loaded, sources)
-    os.replace(result, out)
-    shutil.rmtree(work)
-    return Shards(out)
+    return result
 
 
 def find_documents(folder: Path) -> dict[str, dict[str, list[Path]]]:
-    """`{source: {"train": [files], "validation": [files]}}`, sorted. ValueError if there is none."""
+    """`{source: {"train": [files], "validation": [files]}}`, sorted. ValueError if there is none, or not all yet."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder of documents; make one with `python -m data curate`")
+    if (folder / "run.json").exists() and not (folder / "report.json").exists():
+        raise ValueError(f"curation of {folder} did not finish; run it again")
     found = {
         source.name: {split: sorted(source.glob(f"{split}-*.jsonl.zst")) for split in SPLITS}
         for source in sorted(folder.iterdir())

@@ -1,8 +1,8 @@
 """Clinical guidelines: HTML, text, Markdown and JSON files, and jsonl of the public guidelines collection.
 
-The public collection has `id, source, title, clean_text, raw_text, url, overview` on each line. Any other JSON object
-is written out as Markdown: a key is a header, a list of strings a list, so that structured guidelines (a condition a
-file) keep every item.
+The public collection has `id, source, title, clean_text, raw_text, url, overview` on each line. Whatever else a JSON
+object holds is written out as Markdown: a key is a header, a list of strings a list, so that structured guidelines (a
+condition a file) keep every item.
 """
 
 import re
@@ -38,7 +38,7 @@ def _read(file: InputFile) -> Iterator[Document | Drop]:
     elif name.endswith(".json"):
         yield from _read_json(file)
     elif name.endswith((".html", ".htm", ".xhtml")):
-        title, text = html_text(file.stream.read(), file.name)
+        title, text = html_text(file.stream.read(), file.name, file.notes)
         yield _document(file, file.name, title, text)
     elif name.endswith(".pdf"):
         yield Drop("unsupported-format", f"{file.name}: PDF is not supported; convert it to text or HTML")
@@ -83,11 +83,15 @@ def _record(record: object, place: str, file: InputFile) -> Document | Drop:
     if not isinstance(record, dict):
         return Drop("bad-record", f"{place}: expected an object, found {type(record).__name__}")
     title = squeeze(_string(record, _TITLE_KEYS)) or None
-    text = _string(record, _TEXT_KEYS)
-    if text:
+    text_key = next((key for key in _TEXT_KEYS if _string(record, (key,))), None)
+    if text_key:
+        text = record[text_key]
         overview = _string(record, ("overview",)).strip()
         if overview and overview not in text:
             text = f"{overview}\n\n{text}"
+        written = {text_key, "overview" if overview else "", *(("raw_text",) if text_key == "clean_text" else ())}
+        rest = markdown({key: value for key, value in record.items() if key not in written})
+        text = f"{text}\n\n{rest}" if rest else text
     else:
         text = markdown(record)
     if title and not text.lstrip("# \n").casefold().startswith(title.casefold()):

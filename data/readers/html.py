@@ -1,41 +1,51 @@
-"""HTML pages to Markdown: headers, paragraphs, lists, tables; menus, scripts, forms and footers left out."""
+"""HTML pages to Markdown: headers, paragraphs, lists, tables, formulas; scripts, menus and footers left out.
 
+Folded panels (hidden until a reader opens them), asides, forms and buttons stay: guidelines keep doses there.
+"""
+
+import codecs
 import re
+from collections import Counter
 
+from lxml import html
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from data.files import DamagedFile, decode
-from data.readers.inline import names, squeeze, subscript, superscript
+from data.readers.inline import mathml, names, squeeze, subscript, superscript, text_at_end
 from data.readers.tables import Cell, markdown_rows, span
 
-_LEFT_OUT = (
-    "script, style, noscript, template, nav, footer, aside, form, iframe, svg, button, select",
-    "[hidden], [aria-hidden=true]",
-)
+_NO_TEXT = "script, style, template, svg"
+_LEFT_OUT = "nav, footer, noscript, iframe, select"
 _MAIN = ("main", "[role=main]", "article")
+_LEAST_MAIN = 0.6
+"""Share of the page's words that the element marked as main must hold; else the page is not marked up that way."""
 _HEADERS = {f"h{depth}": depth for depth in range(1, 7)}
 _BLOCKS = frozenset(_HEADERS) | names(
     "p div section article main header figure figcaption blockquote address center details summary fieldset body html "
-    "ul ol dl table pre hr li dt dd menu"
+    "form aside ul ol dl table pre hr li dt dd menu"
 )
 _META_CHARSET = re.compile(rb"""<meta[^>]+charset\s*=\s*["']?\s*([A-Za-z0-9._-]+)""", re.IGNORECASE)
 
 
-def html_text(data: bytes, name: str) -> tuple[str | None, str]:
+def html_text(data: bytes, name: str, notes: Counter[str]) -> tuple[str | None, str]:
     """`(title, Markdown)` of a page. Its own title comes first when no header says it.
 
     The encoding is a byte order mark's, the page's <meta charset>, or UTF-8, and is decoded strictly (DamagedFile).
+    `notes` counts the words left out.
     """
-    declared = _META_CHARSET.search(data[:4096])
-    encoding = declared.group(1).decode("ascii") if declared else "utf-8"
-    tree = LexborHTMLParser(decode(data, name, "utf-8" if data.startswith(b"\xef\xbb\xbf") else encoding))
+    tree = LexborHTMLParser(decode(data, name, _encoding(data)))
     if tree.body is None:
         raise DamagedFile(name, "no HTML body found")
     heading = tree.css_first("title")
     page_title = squeeze(heading.text()) if heading is not None else ""
-    for node in tree.css(", ".join(_LEFT_OUT)):
+    for node in tree.css(_NO_TEXT):
         node.decompose()
-    root = next((found for selector in _MAIN if (found := _only(tree, selector)) is not None), tree.body)
+    words = _words(tree.body)
+    for node in tree.css(_LEFT_OUT):
+        node.decompose()
+    marked = next((found for selector in _MAIN if (found := _only(tree, selector)) is not None), tree.body)
+    root = marked if _words(marked) >= _LEAST_MAIN * _words(tree.body) else tree.body
+    notes["words of menus and page furniture left out"] += words - _words(root)
     headline = root.css_first("h1") or tree.css_first("h1")
     title = (squeeze(headline.text()) if headline is not None else "") or page_title
     blocks: list[str] = []
@@ -43,6 +53,20 @@ def html_text(data: bytes, name: str) -> tuple[str | None, str]:
     if title and not any(squeeze(block.lstrip("#")) == title for block in blocks[:3] if block.startswith("#")):
         blocks.insert(0, f"# {title}")
     return title or None, "\n\n".join(blocks)
+
+
+def _encoding(data: bytes) -> str:
+    if data.startswith(codecs.BOM_UTF8):
+        return "utf-8"
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    declared = _META_CHARSET.search(data[:4096])
+    encoding = declared.group(1).decode("ascii").lower() if declared else "utf-8"
+    return "utf-8" if encoding.startswith("utf-16") else encoding  # it could not be read here if it were UTF-16
+
+
+def _words(node: LexborNode) -> int:
+    return len(node.text(separator=" ").split())
 
 
 def _only(tree: LexborHTMLParser, selector: str) -> LexborNode | None:
@@ -117,8 +141,11 @@ def _inline(node: LexborNode, running: list[str]) -> None:
         inner: list[str] = []
         for child in node.iter(include_text=True):
             _inline(child, inner)
-        text, before = "".join(inner), "".join(running[-2:])
-        running.append(superscript(text, before) if tag == "sup" else subscript(text, before))
+        text, before = "".join(inner), text_at_end(running)
+        after = (node.next.text_content or "") if node.next is not None and node.next.tag == "-text" else ""
+        running.append(superscript(text, before) if tag == "sup" else subscript(text, before, after))
+    elif tag == "math":
+        running.append(f" {mathml(html.fragment_fromstring(node.html))} ")
     elif tag == "img":
         alternative = squeeze(node.attributes.get("alt") or "")
         running.append(f" {alternative} " if alternative else "")
@@ -149,11 +176,13 @@ def _list_lines(node: LexborNode) -> list[str]:
 
 
 def _table(node: LexborNode, blocks: list[str]) -> None:
-    caption = node.css_first("caption")
+    caption = next((child for child in node.iter() if child.tag == "caption"), None)
     if caption is not None and _line(caption):
         blocks.append(_line(caption))
     rows, headers = [], 0
     for row in node.css("tr"):
+        if not _belongs(row, node):
+            continue  # a table in a cell is that cell's text
         cells = [cell for cell in row.iter() if cell.tag in ("td", "th")]
         if len(rows) == headers and cells and all(cell.tag == "th" for cell in cells):
             headers += 1
@@ -161,6 +190,13 @@ def _table(node: LexborNode, blocks: list[str]) -> None:
     lines = markdown_rows(rows, headers)
     if lines:
         blocks.append("\n".join(lines))
+
+
+def _belongs(row: LexborNode, table: LexborNode) -> bool:
+    parent = row.parent
+    while parent.tag != "table":
+        parent = parent.parent
+    return parent.mem_id == table.mem_id
 
 
 def _cell(node: LexborNode) -> Cell:

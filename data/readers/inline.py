@@ -6,6 +6,7 @@ superscripts where they exist (10⁹, Ca²⁺).
 
 import html
 import re
+from collections.abc import Sequence
 
 from lxml import etree
 
@@ -14,6 +15,8 @@ _SUPERSCRIPT = str.maketrans("0123456789+-−–=()" + _RAISED_LETTERS, "⁰¹²
 _SUBSCRIPT = str.maketrans("0123456789+-−–=()", "₀₁₂₃₄₅₆₇₈₉₊₋₋₋₌₍₎")
 _SCRIPTABLE = re.compile(r"(?:[0-9+\-−–=()/]|(?<![A-Za-z])[a-pr-z](?![A-Za-z]))+")
 _NUMBER_AT_END = re.compile(r"(?<![A-Za-z0-9-])[0-9][0-9.,]*$")
+_EXPONENT = re.compile(r"[+\-−–]?[0-9]*[.·][0-9]+|[\-−–].*[A-Za-z0-9\u0370-\u03ff].*")
+_EULER_AT_END = re.compile(r"(?<![A-Za-z])e$")
 _RAISED_AS_IT_IS = re.compile(r"(?:st|nd|rd|th|TM|[®™©℠°ºª*†‡§¶#′″'\"]+)", re.IGNORECASE)
 _SPACE = re.compile(r"\s+")
 _ESCAPED_TWICE = re.compile(r"&(?:[A-Za-z][A-Za-z0-9]{1,30}|#[0-9]{2,6}|#x[0-9A-Fa-f]{2,5});")
@@ -42,25 +45,26 @@ def superscript(text: str, before: str) -> str:
     """`text` raised, behind the text `before`; blanks at its ends stay.
 
     Numbers, signs and single letters get Unicode's superscripts (10⁹, Ca²⁺, xⁿ⁺¹, 3.1ᵃ). Words are written as everyone
-    types them (CD25high, 4th), except over a number, where `^` keeps the two apart.
+    types them (CD25high, 4th), except over a number or an e, where `^` keeps the two apart, as it does before decimals
+    and what is negative (kg^0.75, e^(-kt)).
     """
     inner = squeeze(text)
     if _SCRIPTABLE.fullmatch(inner):
         raised = inner.translate(_SUPERSCRIPT)
     elif not inner or _RAISED_AS_IT_IS.fullmatch(inner):
         raised = inner
-    elif _NUMBER_AT_END.search(before):
-        raised = f"^{inner}" if inner.isalnum() else f"^({inner})"
+    elif _EXPONENT.fullmatch(inner) or _NUMBER_AT_END.search(before) or _EULER_AT_END.search(before):
+        raised = f"^{inner}" if inner.replace(".", "").isalnum() else f"^({inner})"
     else:
         raised = inner
     return _with_outer_blanks(raised, text)
 
 
-def subscript(text: str, before: str) -> str:
-    """`text` lowered: CO2, Cmax and IC50 read as they are usually typed; after a digit (log of 2 to base 10)
-    Unicode's are used."""
+def subscript(text: str, before: str, after: str = "") -> str:
+    """`text` lowered: CO2, Cmax and IC50 read as they are usually typed; next to a digit (the 3 of log₂3) Unicode's
+    are used."""
     inner = squeeze(text)
-    if before[-1:].isdigit():
+    if before[-1:].isdigit() or (text[-1:].isdigit() and after[:1].isdigit()):
         inner = inner.translate(_SUBSCRIPT)
     return _with_outer_blanks(inner, text)
 
@@ -113,21 +117,35 @@ def simple_text(element: etree._Element) -> str:
 
     Publishers escape some signs twice (`P &amp;lt; 0.05` in the file); the second layer is undone too.
     """
-    text = squeeze("".join(_pieces(element)))
+    pieces: list[str] = []
+    _gather(element, pieces)
+    text = squeeze("".join(pieces))
     return _ESCAPED_TWICE.sub(lambda match: html.unescape(match.group()), text) if "&" in text else text
 
 
-def _pieces(element: etree._Element) -> list[str]:
-    pieces = [element.text or ""]
+def _gather(element: etree._Element, pieces: list[str]) -> None:
+    """Append the text inside `element` to `pieces`: one list for all depths, so that a script sees what it follows."""
+    pieces.append(element.text or "")
     for child in element:
         name = local_name(child)
-        if name == "sup":
-            pieces.append(superscript("".join(_pieces(child)), "".join(pieces[-2:])))
-        elif name == "sub":
-            pieces.append(subscript("".join(_pieces(child)), "".join(pieces[-2:])))
+        if name in ("sup", "sub"):
+            inner: list[str] = []
+            _gather(child, inner)
+            text, before = "".join(inner), text_at_end(pieces)
+            pieces.append(superscript(text, before) if name == "sup" else subscript(text, before, child.tail or ""))
         elif name == "math":
             pieces.append(f" {mathml(child)} ")
         elif name:
-            pieces.extend(_pieces(child))
+            _gather(child, pieces)
         pieces.append(child.tail or "")
-    return pieces
+
+
+def text_at_end(pieces: Sequence[str]) -> str:
+    """The last two of `pieces` that are not empty, joined: what a script after them belongs to."""
+    found: list[str] = []
+    for piece in reversed(pieces):
+        if piece:
+            found.insert(0, piece)
+        if len(found) == 2:
+            break
+    return "".join(found)

@@ -8,7 +8,7 @@ from collections import Counter
 
 from lxml import etree
 
-from data.readers.inline import local_name, mathml, names, squeeze, subscript, superscript, tex
+from data.readers.inline import local_name, mathml, names, squeeze, subscript, superscript, tex, text_at_end
 from data.readers.tables import Cell, markdown_rows, span
 
 DEEPEST_HEADER = 6
@@ -23,6 +23,7 @@ _PROSE = names(
     "preformat code fn chem-struct-wrap caption question answer"
 )
 _BLOCKS = _BOXES | _SILENT | _PROSE
+_CITED = ("bibr", "bib")
 _FORMULAS = names("inline-formula disp-formula chem-struct alternatives math tex-math")
 
 
@@ -161,6 +162,8 @@ class Blocks:
     def _table_rows(self, table: etree._Element) -> list[str]:
         rows, headers = [], 0
         for row in table.iter("{*}tr"):
+            if next(row.iterancestors("{*}table", "{*}array")) is not table:
+                continue  # a table in a cell is that cell's text
             cells = [
                 Cell(self._joined(cell, own_label=False), span(cell.get("colspan")), span(cell.get("rowspan")))
                 for cell in row
@@ -245,11 +248,13 @@ class Blocks:
             self._inside(element, inner)
             text = "".join(inner)
             if name == "sub":
-                running.append(subscript(text, "".join(running[-2:])))
-            elif any(child.get("ref-type") in ("bibr", "bib") for child in element):
-                running.append(text if "[" in text else f" [{squeeze(text)}]")  # raised citations are no exponents
+                running.append(subscript(text, text_at_end(running), element.tail or ""))
+            elif any(reference.get("ref-type") in _CITED for reference in element.iter("{*}xref")):
+                self._raised_citation(element, running)
             else:
-                running.append(superscript(text, "".join(running[-2:])))
+                running.append(superscript(text, text_at_end(running)))
+        elif name == "xref":
+            self._reference(element, running)
         elif name in _FORMULAS:
             running.append(f" {self._formula(element)} ")
         elif name == "break":
@@ -265,6 +270,28 @@ class Blocks:
             inner = Blocks(self.notes)
             inner.block(element, DEEPEST_HEADER)
             running.append(" " + " ".join(inner.blocks) + " ")
+        else:
+            self._inside(element, running)
+
+    def _raised_citation(self, element: etree._Element, running: list[str]) -> None:
+        """A <sup> with citations in it, which are no exponents; an exponent may stand before them: 10⁹ [3]."""
+        exponent = element.text or ""
+        if not exponent.strip()[-1:].isalnum():
+            exponent = ""
+        cited = "".join(element.itertext()).removeprefix(exponent)
+        running.append(superscript(exponent, text_at_end(running)))
+        running.append(cited if "[" in cited else f" [{squeeze(cited)}]")
+
+    def _reference(self, element: etree._Element, running: list[str]) -> None:
+        """The mark of a reference, kept apart from a number before it: `20 [4]`, `20ᵃ`."""
+        before = text_at_end(running)
+        after_number = before[-1:].isdigit()
+        raised = next(element.iter("{*}sup"), None) is not None
+        if element.get("ref-type") in _CITED and (after_number or raised):
+            cited = squeeze("".join(element.itertext()))
+            running.append(cited if "[" in cited else f" [{cited}]")
+        elif element.get("ref-type") in ("table-fn", "fn") and after_number and not raised:
+            running.append(superscript(self.line(element), before))
         else:
             self._inside(element, running)
 

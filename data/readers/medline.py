@@ -77,7 +77,7 @@ def _document(record: etree._Element, file: InputFile) -> Document | Drop:
         pmid=pmid,
         pmcid=identifiers.get("pmc"),
         doi=identifiers.get("doi"),
-        version=int(version) if version.isdigit() else 1,
+        version=int(version) if version.isdecimal() else 1,
     )
 
 
@@ -142,11 +142,11 @@ def _date(element: etree._Element | None) -> str | None:
         found = re.search(r"\b(1[5-9]|20)\d\d\b", element.findtext("MedlineDate") or "")
         return found.group() if found else None
     month = squeeze(element.findtext("Month") or "")
-    number = int(month) if month.isdigit() else _MONTHS.get(month[:3].lower(), 0)
+    number = int(month) if month.isdecimal() else _MONTHS.get(month[:3].lower(), 0)
     day = squeeze(element.findtext("Day") or "")
     if not number:
         return squeeze(year)
-    return f"{squeeze(year)}-{number:02d}" + (f"-{int(day):02d}" if day.isdigit() else "")
+    return f"{squeeze(year)}-{number:02d}" + (f"-{int(day):02d}" if day.isdecimal() else "")
 
 
 FORMAT = Format(read, re.compile(r".*\.xml"), ".xml, .xml.gz")

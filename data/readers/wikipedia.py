@@ -44,7 +44,7 @@ def _article(page: etree._Element, base: str, file: InputFile) -> Document | Dro
         id=f"page:{identity.strip()}",
         source=file.source,
         title=title,
-        text=f"# {title}\n\n{plain_text(text)}",
+        text=f"# {title}\n\n{plain_text(text, file.notes)}",
         url=base + quote(title.replace(" ", "_")),
         license="CC-BY-SA",
         language=root.get(_XML_LANGUAGE),

@@ -6,6 +6,7 @@ references, files, categories and the closing link sections are left out; formul
 
 import html
 import re
+from collections import Counter
 from collections.abc import Callable
 
 from data.readers.inline import names, squeeze, subscript, superscript, tex
@@ -23,7 +24,8 @@ _SCRIPT = re.compile(r"<(su[pb])\b[^>]*>(.*?)</\1\s*>", re.DOTALL | re.IGNORECAS
 _BREAK = re.compile(r"<br\s*/?\s*>", re.IGNORECASE)
 _TAG = re.compile(
     r"</?(?:b|i|u|s|em|strong|small|big|span|div|p|center|blockquote|poem|cite|code|tt|kbd|var|samp|abbr|del|ins|strike|font|nowiki|"
-    r"ref|references|li|ul|ol|dl|dt|dd|q|section|onlyinclude|noinclude|includeonly|hr|table|tr|td|th|tbody|thead|caption)\b[^<>]*>",
+    r"ref|references|li|ul|ol|dl|dt|dd|q|section|onlyinclude|noinclude|includeonly|hr|table|tr|td|th|tbody|thead|caption)"
+    r"(?:\s+(?:[\w:-]+\s*=[^<>]*|reversed|compact|nowrap))?\s*/?>",  # n<p and q>2 holds no tag
     re.IGNORECASE,
 )
 _INNERMOST = re.compile(  # a template or link that holds neither
@@ -48,8 +50,11 @@ _HELD = "\ue000{}\ue001"  # private-use brackets around the number of a held ver
 _HELD_FOUND = re.compile("\ue000(\\d+)\ue001")
 
 
-def plain_text(source: str) -> str:
-    """The text of a page. Its markup is undone from the innermost outwards, so nesting of any depth comes out whole."""
+def plain_text(source: str, notes: Counter[str]) -> str:
+    """The text of a page. Its markup is undone from the innermost outwards, so nesting of any depth comes out whole.
+
+    `notes` counts the templates left out.
+    """
     held: list[str] = []
 
     def hold(text: str) -> str:
@@ -63,7 +68,7 @@ def plain_text(source: str) -> str:
     text = _NOT_PROSE.sub("", text)
     text = _repeat(_SCRIPT, _script, text)
     text = _ARGUMENT.sub(lambda match: match.group(2) or "", text)
-    text = _repeat(_INNERMOST, _template_or_link, text)
+    text = _repeat(_INNERMOST, lambda match: _template_or_link(match, notes), text)
     text = _BROKEN_TEMPLATE.sub("", text)
     text = _repeat(_INNERMOST_TABLE, lambda match: hold(_table(match.group(1))), text)
     text = _EXTERNAL.sub(lambda match: match.group(1) or "", text)
@@ -95,19 +100,29 @@ def _repeat(pattern: re.Pattern[str], replace: Callable[[re.Match[str]], str], t
 def _script(match: re.Match[str]) -> str:
     raised = match.group(1).lower() == "sup"
     text, before = _QUOTES.sub("", match.group(2)), match.string[max(0, match.start() - 20) : match.start()]
-    return superscript(text, before) if raised else subscript(text, before)
+    after = match.string[match.end() : match.end() + 1]
+    return superscript(text, before) if raised else subscript(text, before, after)
 
 
-def _template_or_link(match: re.Match[str]) -> str:
+def _template_or_link(match: re.Match[str], notes: Counter[str]) -> str:
     template = match.group("template")
-    return _link(match.group("link")) if template is None else _template(template)
+    if template is None:
+        return _link(match.group("link"))
+    text = _template(template)
+    notes["templates left out"] += not text
+    return text
 
 
 def _template(source: str) -> str:
     """What a template writes, for those that write words or numbers; else nothing."""
     name, *parts = source.split("|")
     name = squeeze(name.replace("_", " ")).lower()
+    if name.startswith("formatnum:"):
+        return name.removeprefix("formatnum:").strip()
+    named = {key.strip(): value.strip() for key, sign, value in (part.partition("=") for part in parts) if sign}
     values = [part.strip() for part in parts if not re.match(r"\s*[\w -]+\s*=", part)]
+    if not values and (name in _QUOTES_OF_TEXT or "1" in named):
+        values = [text for text in (named.get(key, "") for key in ("text", "quote", "1")) if text][:1]
     if name in ("convert", "cvt") and len(values) > 1:
         if len(values) > 3 and values[1] in ("-", "–", "to", "and", "by", "x", "or", "±", "+/-"):
             joint = {"-": "–", "x": " × ", "by": " × ", "+/-": " ± ", "±": " ± "}.get(values[1], f" {values[1]} ")
@@ -115,6 +130,10 @@ def _template(source: str) -> str:
         return f"{values[0]} {values[1]}"
     if name == "as of" and values:
         return f"As of {values[0]}"
+    if name in ("circa", "c.", "ca.") and values:
+        return "c. " + "–".join(values)
+    if name == "dts":
+        return " ".join(values)
     if name.startswith("lang-") or name in _FIRST_VALUE:
         return values[0] if values else ""
     if name in _LAST_VALUE:
@@ -125,20 +144,31 @@ def _template(source: str) -> str:
     if name in ("sup", "sub", "chem sup", "chem sub") and values:
         return superscript(values[0], "") if name.endswith("sup") else values[0]
     if name in ("val", "formatnum", "e") and values:
-        exponent = next((part.split("=", 1)[1].strip() for part in parts if re.match(r"\s*e\s*=", part)), "")
-        unit = next((part.split("=", 1)[1].strip() for part in parts if re.match(r"\s*ul?\s*=", part)), "")
         if name == "e":
             return "×10" + superscript(values[0], "10")
-        power = "×10" + superscript(exponent, "10") if exponent else ""
-        return values[0] + power + (f" {unit}" if unit else "")
+        return _measured(values, named)
     if name in ("chem", "chem2"):
         return "".join(values)
     return _SIGNS.get(name, "")
 
 
-_FIRST_VALUE = names(
-    "nowrap nobr nobreak small big em strong smallcaps sc unicode abbr abbrlink tooltip ill math mvar var script quote "
-    "blockquote cquote quotation bq angbr"
+def _measured(values: list[str], named: dict[str, str]) -> str:
+    """{{val}}: a number with its uncertainty (one, or an upper and a lower one), power of ten and unit."""
+    number = values[0]
+    if len(values) == 2:
+        number += f"±{values[1]}"
+    elif len(values) > 2:
+        number += f" +{values[1].lstrip('+')} −{values[2].lstrip('-−')}"
+    exponent, unit = named.get("e", ""), named.get("u") or named.get("ul", "")
+    if exponent:
+        number = (f"({number})" if len(values) > 1 else number) + "×10" + superscript(exponent, "10")
+    return number + (f" {unit}" if unit else "")
+
+
+_QUOTES_OF_TEXT = names("quote blockquote cquote quotation bq")
+_FIRST_VALUE = _QUOTES_OF_TEXT | names(
+    "nowrap nobr nobreak small big em strong smallcaps sc unicode abbr abbrlink tooltip ill math mvar var script angbr "
+    "nts"
 )
 _LAST_VALUE = frozenset(("lang", "transl", "transliteration", "color", "colour", "font color", "polytonic", "ill-wd"))
 _SIGNS = {

@@ -148,6 +148,7 @@ BAD_RECORDS = [
     ("medqa4", [medqa_record(answer=None, answer_idx=None)], "record 1: no answer"),
     ("medqa4", [medqa_record(question=7)], "key 'question': expected a text, found int"),
     ("medqa4", [medqa_record(options={"A": "x", "C": "y"})], "expected letters A, B"),
+    ("medqa4", [medqa_record(options=[{"key": ["B"], "value": "x"}])], "expected a letter as key, found ['B']"),
     ("medqa4", [medqa_record(options=medqa_record()["options"] | {"B": 5})], "option B: expected a text, found 5"),
     ("medqa4", [medqa_record(answer_idx="E")], "'E' is neither a letter nor the text of one option"),
     ("medqa4", [medqa_record(answer_idx="A")], "answer_idx is A but 'answer' is another option: 'beta'"),

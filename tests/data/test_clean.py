@@ -12,6 +12,7 @@ FAITHFUL = [
     "10⁹ cells, Ca²⁺, H₂O, 37 °C, ±2, ≤5, ≥ 60 %, α-TNF, x̄, Å",
     "o of choice\n12.5\n<5> [6] {7}",
     "    indented = code\n\tand tab",
+    "2.5 Å±0.3 nm, 1.5 Å°, Ø±2 mm, 5 mg×², 0.1 Å¹",
     "naïve café–bar Ångström “quoted” it’s",
     "1. one\n  - nested\n2. two",
 ]
@@ -26,6 +27,7 @@ def test_text_that_needs_nothing_is_unchanged(text):
     ("broken", "repaired"),
     [
         ("5 Î¼g of TNF-Î±", "5 μg of TNF-α"),
+        ("â‰¤5 Î¼m, 2.5 Å±0.3", "≤5 μm, 2.5 Å±0.3"),
         ("Â±2 Â°C and caf\u00c3\u00a9", "±2 °C and café"),
         ("5\u00a0mg\u2009/\u202fkg", "5 mg / kg"),
         ("hy\u00adphen\u200b\ufeff", "hyphen"),

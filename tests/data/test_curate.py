@@ -352,9 +352,9 @@ def test_command_line(raw, tmp_path):
     failed = command("--source", f"medline={raw}/medline/pubmed1.xml", "--out", str(tmp_path / "other"))
     assert failed.returncode == 2
     assert "Traceback" not in failed.stderr
-    last = failed.stderr.strip().splitlines()
-    assert last[-2].endswith("pubmed1.xml: empty file, expected XML")
-    assert last[-1].startswith("error: nothing is left of 0 records: 1 damaged files")
+    (error,) = [line for line in failed.stderr.splitlines() if line.startswith("error:")]
+    assert error.startswith("error: nothing is left of 0 records: 1 damaged files")
+    assert error.endswith("pubmed1.xml: empty file, expected XML")
 
 
 def test_real_sources(assets, tmp_path):

@@ -1,5 +1,7 @@
 """Exact duplicates against brute force, whatever the partitions."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,6 +10,17 @@ from hypothesis import strategies as st
 from data import deduplicate
 from data.documents import Document
 from data.readers.interface import Deletion
+
+
+def test_false_identifiers_are_left_out_and_counted():
+    false = document("a", pmid="0", pmcid="12", doi="n/a")
+    real = document("a", pmid="12", pmcid="PMC12", doi="https://doi.org/10.1/A")
+    notes = Counter()
+    for item in (false, real):
+        deduplicate.drop_false_identifiers(item, notes)
+    assert (false.pmid, false.pmcid, false.doi) == (None, None, None)
+    assert (real.pmid, real.pmcid, real.doi) == ("12", "PMC12", "https://doi.org/10.1/A")
+    assert notes == {f"{name} of no real form left out": 1 for name in ("pmid", "pmcid", "doi")}
 
 
 def document(text="t", **fields):
@@ -44,6 +57,8 @@ def drops(units, sources, full_text, partitions=1):
         (document("a", pmid="1"), document("b", pmid="1"), "same-pmid"),
         (document("a", pmcid="PMC1"), document("b", pmcid="PMC1"), "same-pmcid"),
         (document("a", doi="10.1/AB"), document("b", doi="https://doi.org/10.1/ab"), "same-doi"),
+        (document("a", pmid="1", doi="10.1/a"), document("b", pmid="2", doi="10.1/a"), None),
+        (document("a", pmid="1", doi="10.1/a"), document("b", doi="10.1/a"), "same-doi"),
         (document("p < 0.05"), document("p > 0.05"), None),
         (document("5 mg"), document("-5 mg"), None),
         (document("a", pmid="1"), document("b", pmcid="1"), None),
@@ -84,7 +99,7 @@ DOCUMENTS = st.builds(
     partitions=st.integers(1, 7),
     data=st.data(),
 )
-def test_dropped_exactly_when_a_better_neighbour_exists(units, partitions, data):
+def test_dropped_exactly_when_it_is_not_the_best_of_a_key(units, partitions, data):
     sources = sorted(data.draw(st.lists(st.integers(0, 2), min_size=len(units), max_size=len(units))))
     full_text = [source == 1 for source in sources]
     every = [(u, p, item) for u, items in enumerate(units) for p, item in enumerate(items)]
@@ -96,9 +111,12 @@ def test_dropped_exactly_when_a_better_neighbour_exists(units, partitions, data)
         (u, p)
         for u, p, item in every
         for other_u, other_p, other in every
-        if (item.text == other.text or (item.pmid and item.pmid == other.pmid) or (item.doi and item.doi == other.doi))
+        if (item.text == other.text or (item.pmid and item.pmid == other.pmid))
         and rank(other_u, other_p, other) < rank(u, p, item)
     }
+    for doi in "123":
+        same = sorted((rank(u, p, item), u, p, item.pmid) for u, p, item in every if item.doi == doi)
+        expected |= {(u, p) for _, u, p, pmid in same[1:] if None in (pmid, same[0][3]) or pmid == same[0][3]}
     found = drops(units, sources, full_text, partitions)
     assert set(found) == expected
     assert not every or len(found) < len(every)  # the best of all is never dropped

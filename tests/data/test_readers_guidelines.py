@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from data.documents import Document
 from data.files import DamagedFile
 from data.readers.guidelines import read
+from data.readers.html import html_text
 from data.readers.interface import Drop, InputFile
 
 
@@ -141,3 +143,19 @@ def test_raw_texts_keep_their_words(assets):
     for path in sorted(Path(assets / "guidelines" / "nstg2022" / "raw data" / "NSTG 2022").iterdir())[:20]:
         (document,) = read_all(path.read_bytes(), path.name)
         assert document.text == path.read_bytes().decode().removeprefix("\ufeff")
+
+
+def test_html_keeps_panels_forms_and_asides_and_counts_what_it_leaves_out():
+    page = """<meta charset="utf-16"><nav>Home Contact</nav><article><p>Teaser</p></article><form><p>5 mg</p><button>10 mg
+      </button></form><aside>7 mg</aside><div hidden>8 mg</div><p>k = <math><mfrac><mn>1</mn><mn>2</mn></mfrac></math>,
+      log<sub>2</sub>3, 70 kg<sup>0.75</sup></p><table><tr><td>a<table><tr><td>b</td></tr></table></td></tr></table>"""
+    notes = Counter()
+    _, text = html_text(page.encode(), "a.html", notes)
+    words = "Teaser 5 mg 10 mg 7 mg 8 mg k = 1/2 , log₂3, 70 kg^0.75 | a b |"
+    assert " ".join(text.split()) == words
+    assert notes.total() == 2  # Home, Contact
+
+
+def test_json_keys_beside_the_text_are_kept():
+    (document,) = read_all(json.dumps({"title": "T", "text": "Body.", "dose": "5 mg", "id": 1}), "a.json")
+    assert document.text == "# T\n\nBody.\n\n## Dose\n\n5 mg"

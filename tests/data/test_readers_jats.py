@@ -219,3 +219,25 @@ def pieces(block):
 
 def words(text):
     return re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ('10<sup>9<xref ref-type="bibr">3</xref></sup>/L', "10⁹ [3]/L"),
+        ('10<xref ref-type="bibr"><sup>3</sup></xref>', "10 [3]"),
+        ('20<xref ref-type="bibr">4</xref>', "20 [4]"),
+        ('[<xref ref-type="bibr">4</xref>,<xref ref-type="bibr">5</xref>]', "[4,5]"),
+        ('20<xref ref-type="table-fn">a</xref>, 3<xref ref-type="fn">1</xref>', "20ᵃ, 3¹"),
+        ("10<italic><bold><sup>3.5</sup></bold></italic>", "10^3.5"),
+        ("log<sub>2</sub>3, CO<sub>2</sub>", "log₂3, CO2"),
+    ],
+)
+def test_references_and_scripts_never_fuse_with_a_number(source, expected):
+    assert body_of(f"<p>{source}</p>") == expected
+
+
+def test_a_table_in_a_cell_is_written_once():
+    inner = "<table><tr><td>inner</td></tr></table>"
+    text = body_of(f"<table-wrap><table><tr><td>outer {inner}</td></tr></table></table-wrap>")
+    assert (text.count("inner"), text.count("outer")) == (1, 1)

@@ -54,7 +54,7 @@ def test_signs_survive():
       P&amp;lt;0.01, log<sub>10</sub>2<sub>3</sub>, 4<sup>th</sup>, x<sup>a+b</sup>, 2<sup>max</sup>, CD25<sup>high</sup></AbstractText>"""
     (document,) = read_all(citation(abstract=abstract))
     assert document.text.endswith(
-        "10⁹ CFU, Ca²⁺, CO2, m⁻², 5 μg [3-7], p < 0.05, P<0.01, log102₃, 4th, xᵃ⁺ᵇ, 2^max, CD25high"
+        "10⁹ CFU, Ca²⁺, CO2, m⁻², 5 μg [3-7], p < 0.05, P<0.01, log₁₀2₃, 4th, xᵃ⁺ᵇ, 2^max, CD25high"
     )
 
 
@@ -127,3 +127,11 @@ def test_cut_files_are_damaged(tmp_path):
         path.write_bytes(content)
         with open_input(path, name) as stream, pytest.raises(DamagedFile, match=name):
             list(read(InputFile(stream, name, "medline")))
+
+
+def test_exponents_never_fuse_and_a_strange_month_is_none():
+    abstract = "70 kg<sup>0.75</sup>, e<sup>-kt</sup>, 10<i><sup>3.5</sup></i>, log<sub>2</sub>3, CD25<sup>high</sup>"
+    record = citation(abstract=f"<AbstractText>{abstract}</AbstractText>").replace("<Month>Mar<", "<Month>²<")
+    (document,) = read_all(record)
+    assert document.text.endswith("70 kg^0.75, e^(-kt), 10^3.5, log₂3, CD25high")
+    assert document.date == "2021"

@@ -2,6 +2,7 @@
 
 import bz2
 import io
+from collections import Counter
 
 import pytest
 
@@ -63,11 +64,11 @@ def test_pages_and_drops():
     ],
 )  # fmt: skip
 def test_wikitext(source, expected):
-    assert plain_text(source) == expected
+    assert plain_text(source, Counter()) == expected
 
 
 def test_deep_nesting_ends():
-    assert plain_text("{{a|" * 300 + "x" + "}}" * 300 + "end") == "end"
+    assert plain_text("{{a|" * 300 + "x" + "}}" * 300 + "end", Counter()) == "end"
 
 
 def test_real_dump(assets):
@@ -91,3 +92,19 @@ def test_multistream_and_cut_dumps(tmp_path):
     path.write_bytes(bz2.compress(data[:2000]) + bz2.compress(data[2000:])[:-20])
     with open_input(path, "d.xml.bz2") as stream, pytest.raises(DamagedFile, match="cut short"):
         list(read(InputFile(stream, "d.xml.bz2", "w")))
+
+
+@pytest.mark.parametrize(
+    ("source", "expected", "left_out"),
+    [
+        ("{{formatnum:1234567}} {{nts|12}} {{circa|1850}}", "1234567 12 c. 1850", 0),
+        ("{{val|1.23|0.05|e=3|u=mm}}, {{val|5|u=g}}", "(1.23±0.05)×10³ mm, 5 g", 0),
+        ("{{Quote|text=First, do no harm|author=X}}", "First, do no harm", 0),
+        ("{{Infobox drug|dose=5}}Text", "Text", 1),
+        ('if n<p and q>2 then <span class="a">x</span>', "if n<p and q>2 then x", 0),
+    ],
+)
+def test_numbers_of_templates_are_kept_and_the_rest_is_counted(source, expected, left_out):
+    notes = Counter()
+    assert plain_text(source, notes) == expected
+    assert notes.total() == left_out

@@ -12,6 +12,7 @@ import pytest
 
 from data import tokenize as tokenizing
 from data.documents import read_documents, write_documents
+from data.lock import locked
 from data.shards import Shards, token_dtype
 from data.tokenize import find_documents, tokenize
 from data.tokenizer import load_tokenizer
@@ -176,3 +177,22 @@ def test_command_line(corpus, tiny_tokenizer, tmp_path):
     assert failed.returncode == 2
     assert failed.stderr.strip().splitlines()[-1] == f"error: {tmp_path / 'no.model'}: no such tokenizer file or folder"
     assert "Traceback" not in failed.stderr
+
+
+def test_a_corpus_that_is_not_whole_is_refused(corpus, tiny_tokenizer, tmp_path):
+    (corpus / "run.json").write_text("{}")
+    with pytest.raises(ValueError, match=f"curation of {corpus} did not finish; run it again"):
+        tokenize(corpus, tiny_tokenizer, tmp_path / "shards")
+    (corpus / "report.json").write_text("{}")
+    tokenize(corpus, tiny_tokenizer, tmp_path / "shards")
+
+
+def test_two_runs_into_one_folder(corpus, tiny_tokenizer, tmp_path):
+    out, work = tmp_path / "shards", tmp_path / "shards.work"
+    with locked(work / "lock", out, "tokenisation"):
+        (work / "result").mkdir()
+        with pytest.raises(ValueError, match="in use by another tokenisation"):
+            tokenize(corpus, tiny_tokenizer, out)
+        assert (work / "result").is_dir()
+    tokenize(corpus, tiny_tokenizer, out)
+    assert not work.exists()

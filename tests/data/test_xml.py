@@ -123,9 +123,15 @@ def test_bad_bytes_are_named_by_their_offset(padding):
         parse(io.BytesIO(data), "bad.xml", Counter())
 
 
-@pytest.mark.parametrize("declared", ["rot13", "no-such-encoding"])
-def test_encodings_that_are_none(declared):
-    with pytest.raises(DamagedFile, match="unknown encoding"):
+NO_TEXTS = ("rot13", "undefined", "punycode", "idna", "unicode_escape")
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [("no-such-encoding", "unknown encoding"), ("utf-16", "UTF-16"), *((n, "no encoding of texts") for n in NO_TEXTS)],
+)
+def test_encodings_that_are_none(declared, message):
+    with pytest.raises(DamagedFile, match=f"bad.xml: .*{message}"):
         parse(io.BytesIO(f'<?xml version="1.0" encoding="{declared}"?><a/>'.encode()), "bad.xml", Counter())
 
 
