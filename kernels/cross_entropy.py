@@ -9,6 +9,8 @@ Bytes moved for n 2-byte logits: `stats` 2n, `gradient` 4n. Deterministic.
 The Triton version is not written yet; torch operations on every device.
 """
 
+from collections.abc import Callable
+
 import torch
 
 from .common import accumulation_dtype, add_product, check_alike, check_device, check_floating
@@ -120,8 +122,16 @@ def linear_cross_entropy_forward(
     ignore_index: int = IGNORE_INDEX,
     z_loss: float = 0.0,
     chunk: int = 2048,
+    vocab_start: int = 0,
+    vocab_size: int | None = None,
+    gather: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Sum of the losses of logits = hidden @ weight^T, `chunk` rows at a time, so that the logits never exist whole.
+
+    For a vocabulary split over ranks weight holds the rows from `vocab_start` on, `vocab_size` is the whole
+    vocabulary's, and `gather` takes `stats` [1, chunk, 3] to those of all ranks [ranks, chunk, 3]: one exchange a
+    chunk. The loss is then the whole vocabulary's, the gradient of hidden this slice's part of it, to be summed over
+    the ranks.
 
     hidden [tokens, width], weight [vocabulary, width], targets [tokens] int64. Returns (sum of losses, a scalar in the
     accumulation dtype; gradient of that sum with respect to hidden, or None). With `need_gradient` the gradients are
@@ -130,16 +140,19 @@ def linear_cross_entropy_forward(
     float32 copies.
     FLOPs: 2 * tokens * vocabulary * width, three times that with gradients.
     """
+    place = vocab_start, weight.shape[0] if vocab_size is None else vocab_size
     total = hidden.new_zeros((), dtype=accumulation_dtype(hidden.dtype))
     dhidden = torch.empty_like(hidden) if need_gradient else None
     for begin in range(0, hidden.shape[0], chunk):
         rows = slice(begin, begin + chunk)
         logits = hidden[rows] @ weight.t()
-        merged = stats(logits, targets[rows], 0, weight.shape[0])
+        merged = stats(logits, targets[rows], *place)
+        if gather is not None:
+            merged = merge_stats(gather(merged[None]))
         total += losses(merged, targets[rows], ignore_index, z_loss).sum()
         if not need_gradient:
             continue
-        dlogits = gradient(logits, targets[rows], merged, 0, weight.shape[0], ignore_index=ignore_index, z_loss=z_loss)
+        dlogits = gradient(logits, targets[rows], merged, *place, ignore_index=ignore_index, z_loss=z_loss)
         torch.mm(dlogits, weight, out=dhidden[rows])
         if weight_grad is not None:
             add_product(weight_grad, dlogits, hidden[rows])

@@ -5,15 +5,10 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from kernels.common import accumulation_dtype, add_product
-from kernels.cross_entropy import gradient, losses, merge_stats, stats
+from kernels.cross_entropy import linear_cross_entropy_forward
 
 from .comm import Group, all_gather, reduce_scatter
 from .parameter import Weight
-
-CHUNK = 2048
-"""Tokens whose logits exist at once. Fewer would spend more time on reading and writing the weight's float32 gradient.
-"""
 
 
 class _LinearCrossEntropy(Function):
@@ -21,18 +16,16 @@ class _LinearCrossEntropy(Function):
     def forward(ctx, hidden: Tensor, weight: Weight, targets: Tensor, tp: Group, need_gradient: bool) -> Tensor:
         hidden = all_gather(hidden, tp)  # [tokens, hidden]
         record = weight.parameters[0].record
-        place = record.offsets[0], record.global_shape[0]  # first row of this rank's slice, size of the vocabulary
-        total = hidden.new_zeros((), dtype=accumulation_dtype(hidden.dtype))
-        dhidden = torch.empty_like(hidden) if need_gradient else None
-        for begin in range(0, hidden.shape[0], CHUNK):
-            rows = slice(begin, begin + CHUNK)
-            logits = hidden[rows] @ weight.data.t()  # [chunk, vocabulary / tp]
-            merged = merge_stats(all_gather(stats(logits, targets[rows], *place)[None], tp))
-            total += losses(merged, targets[rows]).sum()
-            if need_gradient:
-                dlogits = gradient(logits, targets[rows], merged, *place)
-                torch.mm(dlogits, weight.data, out=dhidden[rows])
-                add_product(weight.main_grad, dlogits, hidden[rows])
+        total, dhidden = linear_cross_entropy_forward(
+            hidden,
+            weight.data,
+            targets,
+            weight_grad=weight.main_grad if need_gradient else None,
+            need_gradient=need_gradient,
+            vocab_start=record.offsets[0],
+            vocab_size=record.global_shape[0],
+            gather=lambda local: all_gather(local, tp),
+        )
         if need_gradient:
             ctx.save_for_backward(reduce_scatter(dhidden, tp))
         return total

@@ -50,7 +50,16 @@ class Grid:
 
 
 def launched_processes() -> tuple[int, int, int]:
-    """(rank, local rank, number of processes) as torchrun sets them; (0, 0, 1) without it."""
+    """(rank, local rank, number of processes) as torchrun sets them; (0, 0, 1) without it.
+
+    ValueError for several processes of another launcher: each would take itself for the only one.
+    """
+    if "WORLD_SIZE" not in os.environ:
+        for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"):
+            if int(os.environ.get(name, 1)) > 1:
+                raise ValueError(
+                    f"{name}={os.environ[name]}: this version takes its ranks from torchrun only; start it there"
+                )
     return int(os.environ.get("RANK", 0)), int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from parallel.grid import check_process_count
+from parallel.grid import check_process_count, launched_processes
 from parallel.pipeline import Instruction, Kind, training_schedule, validation_schedule
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,6 +21,21 @@ def test_wrong_number_of_processes_names_the_command():
     with pytest.raises(ValueError, match="at least 1"):
         check_process_count(1, 0, 1, "train.py")
     check_process_count(16, 4, 2, "train.py")
+
+
+@pytest.mark.parametrize("name", ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"])
+def test_ranks_of_other_launchers_are_refused(monkeypatch, name):
+    """They would all be rank 0 of one process and write into one run folder."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv(name, "4")
+    with pytest.raises(ValueError, match=f"{name}=4: this version takes its ranks from torchrun only"):
+        launched_processes()
+    monkeypatch.setenv(name, "1")
+    assert launched_processes() == (0, 0, 1)
+    monkeypatch.setenv(name, "4")
+    for key, value in {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(key, value)
+    assert launched_processes() == (3, 1, 4)
 
 
 def test_schedules():
