@@ -14,6 +14,7 @@ setup(
     python_requires=">=3.11,<3.13",
     packages=["materia.kernels"],
     package_dir={"materia.kernels": "kernels"},
+    package_data={"materia.kernels": ["tiles.json"]},
     install_requires=[
         "torch>=2.11,<2.14",
         "triton>=3.6,<3.8; platform_system == 'Linux' and platform_machine == 'x86_64'",

@@ -13,11 +13,10 @@ from collections.abc import Sequence
 import torch
 
 from .attention_backward import attention_backward
-from .attention_blocks import block_dim, check_triton_dtype, key_ranges, load_rows
+from .attention_blocks import attention_tile, block_dim, check_triton_dtype, key_ranges, load_rows
 from .common import accumulation_dtype, check_alike, check_device, check_floating
 from .documents import Documents
 from .padding import padded_batches, place, repeat_heads, take, visible
-from .tiles import architecture, attention_tiles
 from .triton_or_stub import tl, triton
 
 LARGEST_HEAD_DIM = 256
@@ -227,7 +226,7 @@ def _forward_kernel(
 def _triton_forward(q, k, v, documents, key_documents, window, scale, out, lse):
     check_triton_dtype(q.dtype)
     tokens, heads, head_dim = q.shape
-    tile = attention_tiles(head_dim, q.dtype, architecture(q.device)).forward
+    tile = attention_tile("attention_forward", q)
     work = documents.query_blocks(tile.rows)
     if work.shape[0] == 0:
         return

@@ -12,10 +12,9 @@ the usual count (five products): 2.5 times the forward pass. Bytes: as the forwa
 
 import torch
 
-from .attention_blocks import block_dim, check_triton_dtype, key_ranges, load_rows
+from .attention_blocks import attention_tile, block_dim, check_triton_dtype, key_ranges, load_rows
 from .documents import Documents
 from .padding import padded_batches, place, repeat_heads, take, visible
-from .tiles import architecture, attention_tiles
 from .triton_or_stub import tl, triton
 
 _DELTA_ROWS = 64
@@ -337,7 +336,6 @@ def _triton_backward(dout, q, k, v, out, lse, documents, dq, dk, dv, window, sca
     if tokens == 0:
         return
     kv_heads = k.shape[1]
-    tiles = attention_tiles(head_dim, q.dtype, architecture(q.device))
     shape = {"HEAD_DIM": head_dim, "BLOCK_DIM": block_dim(head_dim)}
     delta = torch.empty((heads, tokens), dtype=torch.float32, device=q.device)
     strides = [stride for x in (dout, q, k, v) for stride in x.stride()[:2]]
@@ -346,13 +344,15 @@ def _triton_backward(dout, q, k, v, out, lse, documents, dq, dk, dv, window, sca
         _delta_kernel[(triton.cdiv(tokens, _DELTA_ROWS) * heads,)](
             dout, out, delta, tokens, *dout.stride()[:2], *out.stride()[:2], HEADS=heads, ROWS=_DELTA_ROWS, **shape
         )
-        tile, work = tiles.key_value, documents.key_blocks(tiles.key_value.rows)
+        tile = attention_tile("attention_key_value", q)
+        work = documents.key_blocks(tile.rows)
         _key_value_kernel[(work.shape[0] * kv_heads,)](
             dout, q, k, v, lse, delta, dk, dv, work, *shared, *dk.stride()[:2], *dv.stride()[:2],
             KV_HEADS=kv_heads, GROUP=heads // kv_heads, ROWS=tile.rows, COLUMNS=tile.columns,
             HAS_WINDOW=window is not None, num_warps=tile.warps, num_stages=tile.stages, **shape,
         )  # fmt: skip
-        tile, work = tiles.query, documents.query_blocks(tiles.query.rows)
+        tile = attention_tile("attention_query", q)
+        work = documents.query_blocks(tile.rows)
         _query_kernel[(work.shape[0] * heads,)](
             dout, q, k, v, lse, delta, dq, work, *shared, *dq.stride()[:2],
             HEADS=heads, GROUP=heads // kv_heads, ROWS=tile.rows, COLUMNS=tile.columns,

@@ -2,6 +2,7 @@
 
 import torch
 
+from .tiles import Tile, architecture, tile
 from .triton_or_stub import tl, triton
 
 
@@ -34,6 +35,12 @@ def key_ranges(first, last, window, COLUMNS: tl.constexpr, HAS_WINDOW: tl.conste
 def block_dim(head_dim: int) -> int:
     """Columns a kernel keeps of a head: a power of two, and at least the 16 that a matrix instruction needs."""
     return max(16, triton.next_power_of_2(head_dim))
+
+
+def attention_tile(kernel: str, q: torch.Tensor) -> Tile:
+    """Configuration of one attention kernel for q [tokens, heads, head_dim]."""
+    table = architecture(q.device)  # first: it refuses a GPU that is too old
+    return tile(kernel, q.shape[2], "float32" if q.dtype == torch.float32 else table)
 
 
 def check_triton_dtype(dtype: torch.dtype) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .tiles import BLOCKS
+from .tiles import work_blocks
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Documents:
 
     cu_seqlens   int32 [documents + 1]
     positions    int32 [tokens], 0 at the first token of each document
-    query_work   for each block size of `tiles.BLOCKS`, int32 [ceil(tokens / block) + documents, 2]: (document, first
-                 token) of every block of queries, the one that reads most keys first; the rest of the list is (-1, 0)
+    query_work   for each block size of `tiles.work_blocks()`, int32 [ceil(tokens / block) + documents, 2]: (document,
+                 first token) of every block of queries, the one that reads most keys first; the rest is (-1, 0)
     key_work     the same for blocks of keys, the one that is read by most queries first
 
     The longest blocks come first because GPUs start programs in order: the short ones then fill the tail.
@@ -49,7 +49,7 @@ class Documents:
         lengths = np.diff(bounds)
         positions = np.arange(bounds[-1]) - np.repeat(bounds[:-1], lengths)
         arrays = [bounds, positions]
-        for block in BLOCKS:
+        for block in work_blocks():
             arrays.extend(_work_lists(bounds, block, window))
         tensors = _to_device(arrays, torch.device(device))
         return Documents.of(tensors)
@@ -67,11 +67,11 @@ class Documents:
 
     def query_blocks(self, block: int) -> torch.Tensor:
         """Work list of query blocks of this size."""
-        return self.query_work[BLOCKS.index(block)]
+        return self.query_work[work_blocks().index(block)]
 
     def key_blocks(self, block: int) -> torch.Tensor:
         """Work list of key blocks of this size."""
-        return self.key_work[BLOCKS.index(block)]
+        return self.key_work[work_blocks().index(block)]
 
 
 def _work_lists(bounds: np.ndarray, block: int, window: int | None) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kernels import attention, attention_backward, rmsnorm, rope, swiglu
+from kernels import attention, attention_backward, attention_blocks, rmsnorm, rope, swiglu
 from kernels.documents import Documents
 
 TYPES = {
@@ -77,7 +77,7 @@ def launch_all(architecture, dtype, attention_shapes):
     swiglu._triton_forward(gate_up, half)
     swiglu._triton_backward(half, gate_up, gate_up, half)
     documents = Documents.build([0, 40, tokens], "cpu")
-    attention.architecture = attention_backward.architecture = lambda device: architecture
+    attention_blocks.architecture = lambda device: architecture
     for head_dim, window in attention_shapes:
         heads, kv_heads = 8, 2
         table = torch.empty(tokens, head_dim // 2)

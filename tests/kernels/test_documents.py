@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from kernels.documents import Documents
 from kernels.padding import padded_batches
-from kernels.tiles import BLOCKS
+from kernels.tiles import work_blocks
 
 LENGTHS = st.lists(st.integers(0, 200), min_size=1, max_size=12)
 
@@ -20,7 +20,7 @@ def bounds(lengths):
 def test_work_lists_cover_every_block_once_and_start_with_the_longest(lengths, window):
     documents = Documents.build(bounds(lengths), "cpu", window=window)
     reach = window or 10**9
-    for block in BLOCKS:
+    for block in work_blocks():
         wanted = {(d, b) for d, length in enumerate(lengths) for b in range(0, length, block)}
         for work, amount in (
             (documents.query_blocks(block), lambda b, e, length: e - max(0, b + 1 - reach)),
