@@ -13,14 +13,19 @@ from collections.abc import Sequence
 import torch
 
 from .attention_backward import attention_backward
-from .attention_blocks import attention_tile, block_dim, check_triton_dtype, key_ranges, load_rows
+from .attention_blocks import (
+    LARGEST_HEAD_DIM,
+    attention_tile,
+    check_triton_dtype,
+    head_parts,
+    key_ranges,
+    load_rows,
+    store_rows,
+)
 from .common import accumulation_dtype, check_alike, check_device, check_floating
 from .documents import Documents
 from .padding import padded_batches, place, repeat_heads, take, visible
 from .triton_or_stub import tl, triton
-
-LARGEST_HEAD_DIM = 256
-
 
 # ---- layer 1: plain functions ----------------------------------------------------------------------------------------
 
@@ -118,17 +123,24 @@ def _torch_forward_cross(q, k, v, documents, key_documents, window, scale, out, 
 
 @triton.jit
 def _attend(
-    q, top, total, sums, k_pointer, v_pointer, j, keys, position, window, k_stride, v_stride, scale_log2,
-    HEAD_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, COLUMNS: tl.constexpr, MASKED: tl.constexpr,
-    HAS_WINDOW: tl.constexpr,
+    q, q_second, top, total, sums, sums_second, k_pointer, v_pointer, j, keys, first, window, k_stride, v_stride,
+    scale_log2,
+    HEAD_DIM: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    MASKED: tl.constexpr, HAS_WINDOW: tl.constexpr,
 ):  # fmt: skip
-    """One block of keys from j on: the new (running maximum [ROWS], sum of exponentials [ROWS], output [ROWS, dim])."""
+    """One block of keys from j on: the new (running maximum [ROWS], sum of exponentials [ROWS], both parts of the
+    output [ROWS, dim]). Maximum and scores are not scaled yet: exp2 takes scale and maximum in one multiply-add."""
     start = tl.cast(j, tl.int64)
     row, last_row = tl.arange(0, COLUMNS), keys - 1 - j
-    k = load_rows(k_pointer + start * k_stride, row, last_row, k_stride, HEAD_DIM, BLOCK_DIM)
-    score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2  # [ROWS, COLUMNS]
+    k_pointer += start * k_stride
+    v_pointer += start * v_stride
+    k = load_rows(k_pointer, row, last_row, k_stride, HEAD_DIM, 0, FIRST)
+    score = tl.dot(q, tl.trans(k), input_precision="ieee")  # [ROWS, COLUMNS]
+    if SECOND:
+        k_second = load_rows(k_pointer, row, last_row, k_stride, HEAD_DIM, FIRST, SECOND)
+        score = tl.dot(q_second, tl.trans(k_second), score, input_precision="ieee")
     if MASKED:
-        behind = position[:, None] - (j + row)[None, :]
+        behind = (first + tl.arange(0, ROWS))[:, None] - (j + row)[None, :]
         read = behind >= 0
         if HAS_WINDOW:
             read = read & (behind < window)
@@ -137,12 +149,16 @@ def _attend(
     reference = new_top
     if MASKED:
         reference = tl.where(new_top == float("-inf"), 0.0, new_top)  # a row without a key yet: -inf - -inf is NaN
-    p = tl.exp2(score - reference[:, None])
-    shrink = tl.exp2(top - reference)
+    p = tl.exp2(score * scale_log2 - (reference * scale_log2)[:, None])
+    shrink = tl.exp2((top - reference) * scale_log2)
     total = total * shrink + tl.sum(p, axis=1)
-    v = load_rows(v_pointer + start * v_stride, row, last_row, v_stride, HEAD_DIM, BLOCK_DIM)
-    sums = tl.dot(tl.cast(p, v.dtype), v, sums * shrink[:, None], input_precision="ieee")
-    return new_top, total, sums
+    v = load_rows(v_pointer, row, last_row, v_stride, HEAD_DIM, 0, FIRST)
+    p = tl.cast(p, v.dtype)
+    sums = tl.dot(p, v, sums * shrink[:, None], input_precision="ieee")
+    if SECOND:
+        v_second = load_rows(v_pointer, row, last_row, v_stride, HEAD_DIM, FIRST, SECOND)
+        sums_second = tl.dot(p, v_second, sums_second * shrink[:, None], input_precision="ieee")
+    return new_top, total, sums, sums_second
 
 
 @triton.jit(do_not_specialize=["tokens", "window"])
@@ -169,7 +185,8 @@ def _forward_kernel(
     HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
-    BLOCK_DIM: tl.constexpr,
+    FIRST: tl.constexpr,
+    SECOND: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
@@ -185,48 +202,50 @@ def _forward_kernel(
     key_begin, key_end = tl.load(key_bounds_pointer + document), tl.load(key_bounds_pointer + document + 1)
     keys = key_end - key_begin
 
-    row = tl.arange(0, ROWS)
+    row, last_row = tl.arange(0, ROWS), end - 1 - start
     first = start - begin + keys - (end - begin)  # the last key that the block's first query reads
-    last = first + tl.minimum(ROWS, end - start) - 1
-    position = first + row
+    last = first + tl.minimum(ROWS - 1, last_row)
     scale_log2 = tl.cast(scale, tl.float32) * 1.4426950408889634
     q_pointer += tl.cast(start, tl.int64) * q_stride + head * q_head_stride
     k_pointer += tl.cast(key_begin, tl.int64) * k_stride + head // GROUP * k_head_stride
     v_pointer += tl.cast(key_begin, tl.int64) * v_stride + head // GROUP * v_head_stride
-    q = load_rows(q_pointer, row, end - 1 - start, q_stride, HEAD_DIM, BLOCK_DIM)
+    q = load_rows(q_pointer, row, last_row, q_stride, HEAD_DIM, 0, FIRST)
+    q_second = q
+    if SECOND:
+        q_second = load_rows(q_pointer, row, last_row, q_stride, HEAD_DIM, FIRST, SECOND)
 
     top = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
-    sums = tl.zeros((ROWS, BLOCK_DIM), tl.float32)
+    sums = tl.zeros((ROWS, FIRST), tl.float32)
+    sums_second = tl.zeros((ROWS, SECOND if SECOND else FIRST), tl.float32)  # without a second part: never read
     low, full_low, full_high = key_ranges(first, last, window, COLUMNS, HAS_WINDOW)
     for j in range(full_low, full_high, COLUMNS):
-        top, total, sums = _attend(
-            q, top, total, sums, k_pointer, v_pointer, j, keys, position, window, k_stride, v_stride, scale_log2,
-            HEAD_DIM, BLOCK_DIM, COLUMNS, False, HAS_WINDOW,
+        top, total, sums, sums_second = _attend(
+            q, q_second, top, total, sums, sums_second, k_pointer, v_pointer, j, keys, first, window, k_stride,
+            v_stride, scale_log2, HEAD_DIM, FIRST, SECOND, ROWS, COLUMNS, False, HAS_WINDOW,
         )  # fmt: skip
     # one loop for both masked ends: a third copy of the loop body costs registers
     for j in range(low + full_high - full_low, last + 1, COLUMNS):
         at = tl.where(j < full_high, j - (full_high - full_low), j)
-        top, total, sums = _attend(
-            q, top, total, sums, k_pointer, v_pointer, at, keys, position, window, k_stride, v_stride, scale_log2,
-            HEAD_DIM, BLOCK_DIM, COLUMNS, True, HAS_WINDOW,
+        top, total, sums, sums_second = _attend(
+            q, q_second, top, total, sums, sums_second, k_pointer, v_pointer, at, keys, first, window, k_stride,
+            v_stride, scale_log2, HEAD_DIM, FIRST, SECOND, ROWS, COLUMNS, True, HAS_WINDOW,
         )  # fmt: skip
 
-    stored = row < end - start
     divisor = tl.where(total > 0.0, total, 1.0)
-    lse = tl.where(total > 0.0, (top + tl.log2(divisor)) * 0.6931471805599453, float("-inf"))
-    tl.store(lse_pointer + head * tokens + start + row, lse, mask=stored)
-    sums = sums / divisor[:, None]
-    column = tl.arange(0, BLOCK_DIM)
+    lse = tl.where(total > 0.0, (top * scale_log2 + tl.log2(divisor)) * 0.6931471805599453, float("-inf"))
+    tl.store(lse_pointer + head * tokens + start + row, lse, mask=row <= last_row)
     out_pointer += tl.cast(start, tl.int64) * out_stride + head * out_head_stride
-    at = out_pointer + row[:, None] * out_stride + column[None, :]
-    tl.store(at, tl.cast(sums, out_pointer.dtype.element_ty), mask=stored[:, None] & (column[None, :] < HEAD_DIM))
+    store_rows(out_pointer, sums / divisor[:, None], row, last_row, out_stride, HEAD_DIM, 0, FIRST)
+    if SECOND:
+        store_rows(out_pointer, sums_second / divisor[:, None], row, last_row, out_stride, HEAD_DIM, FIRST, SECOND)
 
 
 def _triton_forward(q, k, v, documents, key_documents, window, scale, out, lse):
     check_triton_dtype(q.dtype)
     tokens, heads, head_dim = q.shape
     tile = attention_tile("attention_forward", q)
+    first, second = head_parts(head_dim)
     work = documents.query_blocks(tile.rows)
     if work.shape[0] == 0:
         return
@@ -250,7 +269,8 @@ def _triton_forward(q, k, v, documents, key_documents, window, scale, out, lse):
             HEADS=heads,
             GROUP=heads // k.shape[1],
             HEAD_DIM=head_dim,
-            BLOCK_DIM=block_dim(head_dim),
+            FIRST=first,
+            SECOND=second,
             ROWS=tile.rows,
             COLUMNS=tile.columns,
             HAS_WINDOW=window is not None,

@@ -12,7 +12,7 @@ the usual count (five products): 2.5 times the forward pass. Bytes: as the forwa
 
 import torch
 
-from .attention_blocks import attention_tile, block_dim, check_triton_dtype, key_ranges, load_rows
+from .attention_blocks import attention_tile, check_triton_dtype, head_parts, key_ranges, load_rows, store_rows
 from .documents import Documents
 from .padding import padded_batches, place, repeat_heads, take, visible
 from .triton_or_stub import tl, triton
@@ -93,49 +93,71 @@ def _delta_kernel(
     BLOCK_DIM: tl.constexpr,
     ROWS: tl.constexpr,
 ):
+    """delta of ROWS tokens of one head."""
     start, head = tl.program_id(0) // HEADS * ROWS, tl.cast(tl.program_id(0) % HEADS, tl.int64)
     row, last_row = tl.arange(0, ROWS), tokens - 1 - start
     dout_pointer += tl.cast(start, tl.int64) * dout_stride + head * dout_head_stride
     out_pointer += tl.cast(start, tl.int64) * out_stride + head * out_head_stride
-    dout = load_rows(dout_pointer, row, last_row, dout_stride, HEAD_DIM, BLOCK_DIM)
-    out = load_rows(out_pointer, row, last_row, out_stride, HEAD_DIM, BLOCK_DIM)
+    dout = load_rows(dout_pointer, row, last_row, dout_stride, HEAD_DIM, 0, BLOCK_DIM)
+    out = load_rows(out_pointer, row, last_row, out_stride, HEAD_DIM, 0, BLOCK_DIM)
     delta = tl.sum(tl.cast(dout, tl.float32) * tl.cast(out, tl.float32), axis=1)
     tl.store(delta_pointer + head * tokens + start + row, delta, mask=row <= last_row)
 
 
 @triton.jit
 def _add_to_key_value(
-    k, v, dk, dv, q_pointer, dout_pointer, lse_pointer, delta_pointer, i, queries, position, window, q_stride,
-    dout_stride, scale_log2,
-    HEAD_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, COLUMNS: tl.constexpr, MASKED: tl.constexpr,
-    HAS_WINDOW: tl.constexpr,
+    k, k_second, v, v_second, dk, dk_second, dv, dv_second, q_pointer, dout_pointer, lse_pointer, delta_pointer, i,
+    queries, first, window, q_stride, dout_stride, scale_log2,
+    HEAD_DIM: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    MASKED: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_DK: tl.constexpr, HAS_DV: tl.constexpr,
 ):  # fmt: skip
-    """dk (not yet scaled) and dv [ROWS, dim] of a block of keys with one block of queries, from i on, added.
+    """dk (not yet scaled) and dv [ROWS, dim], in two parts, of a block of keys with one block of queries from i on,
+    added.
 
     Scores are kept transposed, [keys, queries]: p and ds then go into the second product as they come out of the first,
     from registers. The other way round they would pass through shared memory, and Triton 3.4 to 3.7.0 compiles that
-    product wrongly on Hopper.
+    product wrongly on Hopper. The products that give scores and dp start from -lse and -delta, which costs no registers
+    besides the accumulator's own.
     """
     start = tl.cast(i, tl.int64)
     row, last_row = tl.arange(0, COLUMNS), queries - 1 - i
     clamped = tl.minimum(row, last_row)
-    q = load_rows(q_pointer + start * q_stride, row, last_row, q_stride, HEAD_DIM, BLOCK_DIM)
-    dout = load_rows(dout_pointer + start * dout_stride, row, last_row, dout_stride, HEAD_DIM, BLOCK_DIM)
-    lse_log2 = tl.load(lse_pointer + start + clamped) * 1.4426950408889634  # [COLUMNS]
-    delta = tl.load(delta_pointer + start + clamped)  # [COLUMNS]
-    score = tl.dot(k, tl.trans(q), input_precision="ieee") * scale_log2  # [ROWS, COLUMNS]
-    p = tl.exp2(score - lse_log2[None, :])
+    q_pointer += start * q_stride
+    dout_pointer += start * dout_stride
+    lse = tl.load(lse_pointer + start + clamped) * (1.4426950408889634 / scale_log2)  # [COLUMNS], in units of q k
+    q = load_rows(q_pointer, row, last_row, q_stride, HEAD_DIM, 0, FIRST)
+    score = tl.dot(
+        k, tl.trans(q), tl.broadcast_to(-lse[None, :], (ROWS, COLUMNS)), input_precision="ieee"
+    )  # [ROWS, COLUMNS]
+    if SECOND:
+        q_second = load_rows(q_pointer, row, last_row, q_stride, HEAD_DIM, FIRST, SECOND)
+        score = tl.dot(k_second, tl.trans(q_second), score, input_precision="ieee")
+    p = tl.exp2(score * scale_log2)
     if MASKED:
-        behind = (i + row)[None, :] - position[:, None]
+        behind = (i + row)[None, :] - (first + tl.arange(0, ROWS))[:, None]
         read = (behind >= 0) & (row <= last_row)[None, :]
         if HAS_WINDOW:
             read = read & (behind < window)
         p = tl.where(read, p, 0.0)
-    dv = tl.dot(tl.cast(p, dout.dtype), dout, dv, input_precision="ieee")
-    dp = tl.dot(v, tl.trans(dout), input_precision="ieee")  # [ROWS, COLUMNS]
-    ds = p * (dp - delta[None, :])
-    dk = tl.dot(tl.cast(ds, q.dtype), q, dk, input_precision="ieee")
-    return dk, dv
+    dout = load_rows(dout_pointer, row, last_row, dout_stride, HEAD_DIM, 0, FIRST)
+    if SECOND:
+        dout_second = load_rows(dout_pointer, row, last_row, dout_stride, HEAD_DIM, FIRST, SECOND)
+    if HAS_DV:
+        dv = tl.dot(tl.cast(p, dout.dtype), dout, dv, input_precision="ieee")
+        if SECOND:
+            dv_second = tl.dot(tl.cast(p, dout.dtype), dout_second, dv_second, input_precision="ieee")
+    if HAS_DK:
+        delta = tl.load(delta_pointer + start + clamped)  # [COLUMNS]
+        dp = tl.dot(
+            v, tl.trans(dout), tl.broadcast_to(-delta[None, :], (ROWS, COLUMNS)), input_precision="ieee"
+        )  # [ROWS, COLUMNS]
+        if SECOND:
+            dp = tl.dot(v_second, tl.trans(dout_second), dp, input_precision="ieee")
+        ds = tl.cast(p * dp, q.dtype)
+        dk = tl.dot(ds, q, dk, input_precision="ieee")
+        if SECOND:
+            dk_second = tl.dot(ds, q_second, dk_second, input_precision="ieee")
+    return dk, dk_second, dv, dv_second
 
 
 @triton.jit(do_not_specialize=["tokens", "window"])
@@ -146,8 +168,8 @@ def _key_value_kernel(
     v_pointer,  # [tokens, KV_HEADS, HEAD_DIM]
     lse_pointer,  # [KV_HEADS * GROUP, tokens]
     delta_pointer,  # [KV_HEADS * GROUP, tokens]
-    dk_pointer,  # [tokens, KV_HEADS, HEAD_DIM]
-    dv_pointer,  # [tokens, KV_HEADS, HEAD_DIM]
+    dk_pointer,  # [tokens, KV_HEADS, HEAD_DIM] or unused
+    dv_pointer,  # [tokens, KV_HEADS, HEAD_DIM] or unused
     work_pointer,  # [entries, 2]: document, first key
     bounds_pointer,  # [documents + 1]
     tokens,
@@ -168,12 +190,15 @@ def _key_value_kernel(
     KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
-    BLOCK_DIM: tl.constexpr,
+    FIRST: tl.constexpr,
+    SECOND: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
+    HAS_DK: tl.constexpr,
+    HAS_DV: tl.constexpr,
 ):
-    """dk and dv of one block of keys of one kv head."""
+    """dk, dv or both of one block of keys of one kv head."""
     entry, kv_head = tl.program_id(0) // KV_HEADS, tl.cast(tl.program_id(0) % KV_HEADS, tl.int64)
     document = tl.load(work_pointer + entry * 2)
     if document < 0:
@@ -185,11 +210,18 @@ def _key_value_kernel(
     row, last_row = tl.arange(0, ROWS), end - 1 - start
     first = start - begin
     last = first + tl.minimum(ROWS - 1, last_row)
-    position = first + row
     scale_log2 = tl.cast(scale, tl.float32) * 1.4426950408889634
     at = tl.cast(start, tl.int64)
-    k = load_rows(k_pointer + at * k_stride + kv_head * k_head_stride, row, last_row, k_stride, HEAD_DIM, BLOCK_DIM)
-    v = load_rows(v_pointer + at * v_stride + kv_head * v_head_stride, row, last_row, v_stride, HEAD_DIM, BLOCK_DIM)
+    k_pointer += at * k_stride + kv_head * k_head_stride
+    k = load_rows(k_pointer, row, last_row, k_stride, HEAD_DIM, 0, FIRST)
+    k_second, v, v_second = k, k, k
+    if SECOND:
+        k_second = load_rows(k_pointer, row, last_row, k_stride, HEAD_DIM, FIRST, SECOND)
+    if HAS_DK:
+        v_pointer += at * v_stride + kv_head * v_head_stride
+        v = load_rows(v_pointer, row, last_row, v_stride, HEAD_DIM, 0, FIRST)
+        if SECOND:
+            v_second = load_rows(v_pointer, row, last_row, v_stride, HEAD_DIM, FIRST, SECOND)
 
     # queries first..high - 1 read the block; those in [full_low, full_high) read all its keys, in full blocks
     high, full_high = queries, queries
@@ -199,8 +231,11 @@ def _key_value_kernel(
     full_low = first + tl.cdiv(last - first, COLUMNS) * COLUMNS
     full_high = tl.maximum(first + tl.maximum(full_high - first, 0) // COLUMNS * COLUMNS, full_low)
 
-    dk = tl.zeros((ROWS, BLOCK_DIM), tl.float32)
-    dv = tl.zeros((ROWS, BLOCK_DIM), tl.float32)
+    # what is not asked for, or has no second part, is never read
+    dk = tl.zeros((ROWS, FIRST), tl.float32)
+    dv = tl.zeros((ROWS, FIRST), tl.float32)
+    dk_second = tl.zeros((ROWS, SECOND if SECOND else FIRST), tl.float32)
+    dv_second = tl.zeros((ROWS, SECOND if SECOND else FIRST), tl.float32)
     begin_at = tl.cast(begin, tl.int64)
     for member in range(GROUP):
         head = kv_head * GROUP + member
@@ -209,48 +244,71 @@ def _key_value_kernel(
         lse_base = lse_pointer + head * tokens + begin
         delta_base = delta_pointer + head * tokens + begin
         for i in range(full_low, full_high, COLUMNS):
-            dk, dv = _add_to_key_value(
-                k, v, dk, dv, q_base, dout_base, lse_base, delta_base, i, queries, position, window, q_stride,
-                dout_stride, scale_log2, HEAD_DIM, BLOCK_DIM, COLUMNS, False, HAS_WINDOW,
+            dk, dk_second, dv, dv_second = _add_to_key_value(
+                k, k_second, v, v_second, dk, dk_second, dv, dv_second, q_base, dout_base, lse_base, delta_base, i,
+                queries, first, window, q_stride, dout_stride, scale_log2, HEAD_DIM, FIRST, SECOND, ROWS, COLUMNS,
+                False, HAS_WINDOW, HAS_DK, HAS_DV,
             )  # fmt: skip
         # one loop for both masked ends: a third copy of the loop body costs registers
         for i in range(first + full_high - full_low, high, COLUMNS):
             at_query = tl.where(i < full_high, i - (full_high - full_low), i)
-            dk, dv = _add_to_key_value(
-                k, v, dk, dv, q_base, dout_base, lse_base, delta_base, at_query, queries, position, window, q_stride,
-                dout_stride, scale_log2, HEAD_DIM, BLOCK_DIM, COLUMNS, True, HAS_WINDOW,
+            dk, dk_second, dv, dv_second = _add_to_key_value(
+                k, k_second, v, v_second, dk, dk_second, dv, dv_second, q_base, dout_base, lse_base, delta_base,
+                at_query, queries, first, window, q_stride, dout_stride, scale_log2, HEAD_DIM, FIRST, SECOND, ROWS,
+                COLUMNS, True, HAS_WINDOW, HAS_DK, HAS_DV,
             )  # fmt: skip
 
-    column = tl.arange(0, BLOCK_DIM)
-    stored = (row <= last_row)[:, None] & (column[None, :] < HEAD_DIM)
-    dk_at = dk_pointer + at * dk_stride + kv_head * dk_head_stride + row[:, None] * dk_stride + column[None, :]
-    dv_at = dv_pointer + at * dv_stride + kv_head * dv_head_stride + row[:, None] * dv_stride + column[None, :]
-    tl.store(dk_at, tl.cast(dk * tl.cast(scale, tl.float32), dk_pointer.dtype.element_ty), mask=stored)
-    tl.store(dv_at, tl.cast(dv, dv_pointer.dtype.element_ty), mask=stored)
+    if HAS_DK:
+        scale = tl.cast(scale, tl.float32)
+        dk_pointer += at * dk_stride + kv_head * dk_head_stride
+        store_rows(dk_pointer, dk * scale, row, last_row, dk_stride, HEAD_DIM, 0, FIRST)
+        if SECOND:
+            store_rows(dk_pointer, dk_second * scale, row, last_row, dk_stride, HEAD_DIM, FIRST, SECOND)
+    if HAS_DV:
+        dv_pointer += at * dv_stride + kv_head * dv_head_stride
+        store_rows(dv_pointer, dv, row, last_row, dv_stride, HEAD_DIM, 0, FIRST)
+        if SECOND:
+            store_rows(dv_pointer, dv_second, row, last_row, dv_stride, HEAD_DIM, FIRST, SECOND)
 
 
 @triton.jit
 def _add_to_query(
-    q, dout, lse_log2, delta, dq, k_pointer, v_pointer, j, keys, position, window, k_stride, v_stride, scale_log2,
-    HEAD_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, COLUMNS: tl.constexpr, MASKED: tl.constexpr,
-    HAS_WINDOW: tl.constexpr,
+    q, q_second, dout, dout_second, lse, delta, dq, dq_second, k_pointer, v_pointer, j, keys, first, window,
+    k_stride, v_stride, scale_log2,
+    HEAD_DIM: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    MASKED: tl.constexpr, HAS_WINDOW: tl.constexpr,
 ):  # fmt: skip
-    """dq (not yet scaled) [ROWS, dim] of a block of queries with one block of keys, from j on, added."""
+    """dq (not yet scaled) [ROWS, dim], in two parts, of a block of queries with one block of keys from j on, added."""
     start = tl.cast(j, tl.int64)
     row, last_row = tl.arange(0, COLUMNS), keys - 1 - j
-    k = load_rows(k_pointer + start * k_stride, row, last_row, k_stride, HEAD_DIM, BLOCK_DIM)
-    v = load_rows(v_pointer + start * v_stride, row, last_row, v_stride, HEAD_DIM, BLOCK_DIM)
-    score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2  # [ROWS, COLUMNS]
-    p = tl.exp2(score - lse_log2[:, None])
+    k_pointer += start * k_stride
+    v_pointer += start * v_stride
+    k = load_rows(k_pointer, row, last_row, k_stride, HEAD_DIM, 0, FIRST)
+    score = tl.dot(
+        q, tl.trans(k), tl.broadcast_to(-lse[:, None], (ROWS, COLUMNS)), input_precision="ieee"
+    )  # [ROWS, COLUMNS]
+    if SECOND:
+        k_second = load_rows(k_pointer, row, last_row, k_stride, HEAD_DIM, FIRST, SECOND)
+        score = tl.dot(q_second, tl.trans(k_second), score, input_precision="ieee")
+    p = tl.exp2(score * scale_log2)
     if MASKED:
-        behind = position[:, None] - (j + row)[None, :]
+        behind = (first + tl.arange(0, ROWS))[:, None] - (j + row)[None, :]
         read = behind >= 0
         if HAS_WINDOW:
             read = read & (behind < window)
         p = tl.where(read, p, 0.0)
-    dp = tl.dot(dout, tl.trans(v), input_precision="ieee")  # [ROWS, COLUMNS]
-    ds = p * (dp - delta[:, None])
-    return tl.dot(tl.cast(ds, k.dtype), k, dq, input_precision="ieee")
+    v = load_rows(v_pointer, row, last_row, v_stride, HEAD_DIM, 0, FIRST)
+    dp = tl.dot(
+        dout, tl.trans(v), tl.broadcast_to(-delta[:, None], (ROWS, COLUMNS)), input_precision="ieee"
+    )  # [ROWS, COLUMNS]
+    if SECOND:
+        v_second = load_rows(v_pointer, row, last_row, v_stride, HEAD_DIM, FIRST, SECOND)
+        dp = tl.dot(dout_second, tl.trans(v_second), dp, input_precision="ieee")
+    ds = tl.cast(p * dp, k.dtype)
+    dq = tl.dot(ds, k, dq, input_precision="ieee")
+    if SECOND:
+        dq_second = tl.dot(ds, k_second, dq_second, input_precision="ieee")
+    return dq, dq_second
 
 
 @triton.jit(do_not_specialize=["tokens", "window"])
@@ -280,7 +338,8 @@ def _query_kernel(
     HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
-    BLOCK_DIM: tl.constexpr,
+    FIRST: tl.constexpr,
+    SECOND: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
@@ -296,36 +355,42 @@ def _query_kernel(
     row, last_row = tl.arange(0, ROWS), end - 1 - start
     first = start - begin
     last = first + tl.minimum(ROWS - 1, last_row)
-    position = first + row
     scale_log2 = tl.cast(scale, tl.float32) * 1.4426950408889634
     at = tl.cast(start, tl.int64)
-    q = load_rows(q_pointer + at * q_stride + head * q_head_stride, row, last_row, q_stride, HEAD_DIM, BLOCK_DIM)
+    q_pointer += at * q_stride + head * q_head_stride
     dout_pointer += at * dout_stride + head * dout_head_stride
-    dout = load_rows(dout_pointer, row, last_row, dout_stride, HEAD_DIM, BLOCK_DIM)
+    q = load_rows(q_pointer, row, last_row, q_stride, HEAD_DIM, 0, FIRST)
+    dout = load_rows(dout_pointer, row, last_row, dout_stride, HEAD_DIM, 0, FIRST)
+    q_second, dout_second = q, dout
+    if SECOND:
+        q_second = load_rows(q_pointer, row, last_row, q_stride, HEAD_DIM, FIRST, SECOND)
+        dout_second = load_rows(dout_pointer, row, last_row, dout_stride, HEAD_DIM, FIRST, SECOND)
     statistic = head * tokens + start + tl.minimum(row, last_row)
-    lse_log2 = tl.load(lse_pointer + statistic) * 1.4426950408889634  # [ROWS]
+    lse = tl.load(lse_pointer + statistic) * (1.4426950408889634 / scale_log2)  # [ROWS], in units of q k
     delta = tl.load(delta_pointer + statistic)  # [ROWS]
     k_pointer += tl.cast(begin, tl.int64) * k_stride + head // GROUP * k_head_stride
     v_pointer += tl.cast(begin, tl.int64) * v_stride + head // GROUP * v_head_stride
 
-    dq = tl.zeros((ROWS, BLOCK_DIM), tl.float32)
+    dq = tl.zeros((ROWS, FIRST), tl.float32)
+    dq_second = tl.zeros((ROWS, SECOND if SECOND else FIRST), tl.float32)  # without a second part: never read
     low, full_low, full_high = key_ranges(first, last, window, COLUMNS, HAS_WINDOW)
     for j in range(full_low, full_high, COLUMNS):
-        dq = _add_to_query(
-            q, dout, lse_log2, delta, dq, k_pointer, v_pointer, j, end - begin, position, window, k_stride, v_stride,
-            scale_log2, HEAD_DIM, BLOCK_DIM, COLUMNS, False, HAS_WINDOW,
+        dq, dq_second = _add_to_query(
+            q, q_second, dout, dout_second, lse, delta, dq, dq_second, k_pointer, v_pointer, j, end - begin, first,
+            window, k_stride, v_stride, scale_log2, HEAD_DIM, FIRST, SECOND, ROWS, COLUMNS, False, HAS_WINDOW,
         )  # fmt: skip
     for j in range(low + full_high - full_low, last + 1, COLUMNS):
         j_at = tl.where(j < full_high, j - (full_high - full_low), j)
-        dq = _add_to_query(
-            q, dout, lse_log2, delta, dq, k_pointer, v_pointer, j_at, end - begin, position, window, k_stride, v_stride,
-            scale_log2, HEAD_DIM, BLOCK_DIM, COLUMNS, True, HAS_WINDOW,
+        dq, dq_second = _add_to_query(
+            q, q_second, dout, dout_second, lse, delta, dq, dq_second, k_pointer, v_pointer, j_at, end - begin,
+            first, window, k_stride, v_stride, scale_log2, HEAD_DIM, FIRST, SECOND, ROWS, COLUMNS, True, HAS_WINDOW,
         )  # fmt: skip
 
-    column = tl.arange(0, BLOCK_DIM)
-    stored = (row <= last_row)[:, None] & (column[None, :] < HEAD_DIM)
-    dq_at = dq_pointer + at * dq_stride + head * dq_head_stride + row[:, None] * dq_stride + column[None, :]
-    tl.store(dq_at, tl.cast(dq * tl.cast(scale, tl.float32), dq_pointer.dtype.element_ty), mask=stored)
+    scale = tl.cast(scale, tl.float32)
+    dq_pointer += at * dq_stride + head * dq_head_stride
+    store_rows(dq_pointer, dq * scale, row, last_row, dq_stride, HEAD_DIM, 0, FIRST)
+    if SECOND:
+        store_rows(dq_pointer, dq_second * scale, row, last_row, dq_stride, HEAD_DIM, FIRST, SECOND)
 
 
 def _triton_backward(dout, q, k, v, out, lse, documents, dq, dk, dv, window, scale):
@@ -335,26 +400,41 @@ def _triton_backward(dout, q, k, v, out, lse, documents, dq, dk, dv, window, sca
     tokens, heads, head_dim = q.shape
     if tokens == 0:
         return
-    kv_heads = k.shape[1]
-    shape = {"HEAD_DIM": head_dim, "BLOCK_DIM": block_dim(head_dim)}
     delta = torch.empty((heads, tokens), dtype=torch.float32, device=q.device)
-    strides = [stride for x in (dout, q, k, v) for stride in x.stride()[:2]]
-    shared = (documents.cu_seqlens, tokens, min(window or 0, tokens), scale, *strides)
     with torch.cuda.device_of(q):
         _delta_kernel[(triton.cdiv(tokens, _DELTA_ROWS) * heads,)](
-            dout, out, delta, tokens, *dout.stride()[:2], *out.stride()[:2], HEADS=heads, ROWS=_DELTA_ROWS, **shape
-        )
-        tile = attention_tile("attention_key_value", q)
-        work = documents.key_blocks(tile.rows)
-        _key_value_kernel[(work.shape[0] * kv_heads,)](
-            dout, q, k, v, lse, delta, dk, dv, work, *shared, *dk.stride()[:2], *dv.stride()[:2],
-            KV_HEADS=kv_heads, GROUP=heads // kv_heads, ROWS=tile.rows, COLUMNS=tile.columns,
-            HAS_WINDOW=window is not None, num_warps=tile.warps, num_stages=tile.stages, **shape,
+            dout, out, delta, tokens, *dout.stride()[:2], *out.stride()[:2],
+            HEADS=heads, HEAD_DIM=head_dim, BLOCK_DIM=max(16, triton.next_power_of_2(head_dim)), ROWS=_DELTA_ROWS,
         )  # fmt: skip
-        tile = attention_tile("attention_query", q)
-        work = documents.query_blocks(tile.rows)
-        _query_kernel[(work.shape[0] * heads,)](
-            dout, q, k, v, lse, delta, dq, work, *shared, *dq.stride()[:2],
-            HEADS=heads, GROUP=heads // kv_heads, ROWS=tile.rows, COLUMNS=tile.columns,
-            HAS_WINDOW=window is not None, num_warps=tile.warps, num_stages=tile.stages, **shape,
-        )  # fmt: skip
+        # Two accumulators of 256 columns do not fit the registers: there dk and dv are made one after the other.
+        passes = ("attention_key_value",) if head_dim <= 128 else ("attention_value", "attention_key")
+        for kernel in passes:
+            _launch_key_value(kernel, dout, q, k, v, lse, delta, documents, dk, dv, window, scale)
+        _launch_query(dout, q, k, v, lse, delta, documents, dq, window, scale)
+
+
+def _launch_key_value(kernel, dout, q, k, v, lse, delta, documents, dk, dv, window, scale):
+    tile = attention_tile(kernel, q)
+    (tokens, heads, head_dim), kv_heads = q.shape, k.shape[1]
+    first, second = head_parts(head_dim)
+    work = documents.key_blocks(tile.rows)
+    _key_value_kernel[(work.shape[0] * kv_heads,)](
+        dout, q, k, v, lse, delta, dk, dv, work, documents.cu_seqlens, tokens, min(window or 0, tokens), scale,
+        *(stride for x in (dout, q, k, v, dk, dv) for stride in x.stride()[:2]),
+        KV_HEADS=kv_heads, GROUP=heads // kv_heads, HEAD_DIM=head_dim, FIRST=first, SECOND=second, ROWS=tile.rows,
+        COLUMNS=tile.columns, HAS_WINDOW=window is not None, HAS_DK=kernel != "attention_value",
+        HAS_DV=kernel != "attention_key", num_warps=tile.warps, num_stages=tile.stages,
+    )  # fmt: skip
+
+
+def _launch_query(dout, q, k, v, lse, delta, documents, dq, window, scale):
+    tile = attention_tile("attention_query", q)
+    tokens, heads, head_dim = q.shape
+    first, second = head_parts(head_dim)
+    work = documents.query_blocks(tile.rows)
+    _query_kernel[(work.shape[0] * heads,)](
+        dout, q, k, v, lse, delta, dq, work, documents.cu_seqlens, tokens, min(window or 0, tokens), scale,
+        *(stride for x in (dout, q, k, v, dq) for stride in x.stride()[:2]),
+        HEADS=heads, GROUP=heads // k.shape[1], HEAD_DIM=head_dim, FIRST=first, SECOND=second, ROWS=tile.rows,
+        COLUMNS=tile.columns, HAS_WINDOW=window is not None, num_warps=tile.warps, num_stages=tile.stages,
+    )  # fmt: skip

@@ -1,20 +1,55 @@
-"""What the forward and the backward attention kernels share: how a block is loaded and which blocks a query reads."""
+"""What the forward and the backward attention kernels share: how a head is cut, how a block is loaded, which blocks a
+query reads."""
 
 import torch
 
 from .tiles import Tile, architecture, tile
 from .triton_or_stub import tl, triton
 
+LARGEST_HEAD_DIM = 256
+
+
+def head_parts(head_dim: int) -> tuple[int, int]:
+    """(first, second): a head's columns as two powers of two, second 0 where one suffices.
+
+    Matrix products take powers of two. 96 runs as 64 + 32 instead of being padded to 128, which would be a third more
+    work; 256 as 128 + 128, so that Triton keeps the warps of a [128, 128] accumulator along its rows and the
+    probabilities in registers. What is still missing (8 of 40 = 32 + 16) is filled with zeros in registers.
+    """
+    assert 0 < head_dim <= LARGEST_HEAD_DIM
+    whole = max(16, triton.next_power_of_2(head_dim))
+    if whole == head_dim and whole <= 128:
+        return whole, 0
+    first = whole // 2
+    second = max(16, triton.next_power_of_2(head_dim - first)) if head_dim > first else 0
+    if first < 16 or (second == first and whole <= 128):
+        return whole, 0
+    return first, second
+
 
 @triton.jit
-def load_rows(pointer, row, last_row, stride, HEAD_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr):
-    """[rows, BLOCK_DIM] of one head. Rows beyond the last are read as the last: cheaper than a masked load, and what
-    they give is never stored or is masked out. Columns beyond HEAD_DIM are zero."""
-    column = tl.arange(0, BLOCK_DIM)
+def load_rows(
+    pointer, row, last_row, stride, HEAD_DIM: tl.constexpr, BEGIN: tl.constexpr, SIZE: tl.constexpr
+):  # fmt: skip
+    """[rows, SIZE] of one head: its columns from BEGIN on. Rows beyond the last are read as the last: cheaper than a
+    masked load, and what they give is never stored or is masked out. Columns beyond HEAD_DIM are zero."""
+    column = BEGIN + tl.arange(0, SIZE)
     at = pointer + tl.minimum(row, last_row)[:, None] * stride + column[None, :]
-    if HEAD_DIM == BLOCK_DIM:
+    if BEGIN + SIZE <= HEAD_DIM:
         return tl.load(at)
     return tl.load(at, mask=column[None, :] < HEAD_DIM, other=0.0)
+
+
+@triton.jit
+def store_rows(
+    pointer, values, row, last_row, stride, HEAD_DIM: tl.constexpr, BEGIN: tl.constexpr, SIZE: tl.constexpr
+):  # fmt: skip
+    """Writes [rows, SIZE] to a head's columns from BEGIN on, without rows beyond the last and columns beyond
+    HEAD_DIM."""
+    column = BEGIN + tl.arange(0, SIZE)
+    at = pointer + row[:, None] * stride + column[None, :]
+    stored = (row <= last_row)[:, None] & (column[None, :] < HEAD_DIM)
+    tl.store(at, tl.cast(values, pointer.dtype.element_ty), mask=stored)
 
 
 @triton.jit
@@ -30,11 +65,6 @@ def key_ranges(first, last, window, COLUMNS: tl.constexpr, HAS_WINDOW: tl.conste
         full_begin = tl.cdiv(tl.maximum(last - window + 1, 0), COLUMNS) * COLUMNS
     full_end = tl.maximum((first + 1) // COLUMNS * COLUMNS, begin)
     return begin, tl.minimum(full_begin, full_end), full_end
-
-
-def block_dim(head_dim: int) -> int:
-    """Columns a kernel keeps of a head: a power of two, and at least the 16 that a matrix instruction needs."""
-    return max(16, triton.next_power_of_2(head_dim))
 
 
 def attention_tile(kernel: str, q: torch.Tensor) -> Tile:
