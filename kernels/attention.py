@@ -17,10 +17,13 @@ from .attention_blocks import (
     LARGEST_HEAD_DIM,
     attention_tile,
     check_triton_dtype,
+    dot_heads,
+    dot_rows,
     head_parts,
     key_ranges,
-    load_rows,
-    store_rows,
+    load_head,
+    store_head,
+    zeros_head,
 )
 from .common import accumulation_dtype, check_alike, check_device, check_floating
 from .documents import Documents
@@ -134,11 +137,8 @@ def _attend(
     row, last_row = tl.arange(0, COLUMNS), keys - 1 - j
     k_pointer += start * k_stride
     v_pointer += start * v_stride
-    k = load_rows(k_pointer, row, last_row, k_stride, HEAD_DIM, 0, FIRST)
-    score = tl.dot(q, tl.trans(k), input_precision="ieee")  # [ROWS, COLUMNS]
-    if SECOND:
-        k_second = load_rows(k_pointer, row, last_row, k_stride, HEAD_DIM, FIRST, SECOND)
-        score = tl.dot(q_second, tl.trans(k_second), score, input_precision="ieee")
+    k, k_second = load_head(k_pointer, row, last_row, k_stride, HEAD_DIM, FIRST, SECOND, MASKED)
+    score = dot_heads(q, q_second, k, k_second, tl.zeros((ROWS, COLUMNS), tl.float32), SECOND)  # [ROWS, COLUMNS]
     if MASKED:
         behind = (first + tl.arange(0, ROWS))[:, None] - (j + row)[None, :]
         read = behind >= 0
@@ -152,12 +152,9 @@ def _attend(
     p = tl.exp2(score * scale_log2 - (reference * scale_log2)[:, None])
     shrink = tl.exp2((top - reference) * scale_log2)
     total = total * shrink + tl.sum(p, axis=1)
-    v = load_rows(v_pointer, row, last_row, v_stride, HEAD_DIM, 0, FIRST)
-    p = tl.cast(p, v.dtype)
-    sums = tl.dot(p, v, sums * shrink[:, None], input_precision="ieee")
-    if SECOND:
-        v_second = load_rows(v_pointer, row, last_row, v_stride, HEAD_DIM, FIRST, SECOND)
-        sums_second = tl.dot(p, v_second, sums_second * shrink[:, None], input_precision="ieee")
+    v, v_second = load_head(v_pointer, row, last_row, v_stride, HEAD_DIM, FIRST, SECOND, MASKED)
+    sums, sums_second = sums * shrink[:, None], sums_second * shrink[:, None]
+    sums, sums_second = dot_rows(p, v, v_second, sums, sums_second, SECOND)
     return new_top, total, sums, sums_second
 
 
@@ -209,15 +206,11 @@ def _forward_kernel(
     q_pointer += tl.cast(start, tl.int64) * q_stride + head * q_head_stride
     k_pointer += tl.cast(key_begin, tl.int64) * k_stride + head // GROUP * k_head_stride
     v_pointer += tl.cast(key_begin, tl.int64) * v_stride + head // GROUP * v_head_stride
-    q = load_rows(q_pointer, row, last_row, q_stride, HEAD_DIM, 0, FIRST)
-    q_second = q
-    if SECOND:
-        q_second = load_rows(q_pointer, row, last_row, q_stride, HEAD_DIM, FIRST, SECOND)
+    q, q_second = load_head(q_pointer, row, last_row, q_stride, HEAD_DIM, FIRST, SECOND, True)
 
     top = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
-    sums = tl.zeros((ROWS, FIRST), tl.float32)
-    sums_second = tl.zeros((ROWS, SECOND if SECOND else FIRST), tl.float32)  # without a second part: never read
+    sums, sums_second = zeros_head(ROWS, FIRST, SECOND)
     low, full_low, full_high = key_ranges(first, last, window, COLUMNS, HAS_WINDOW)
     for j in range(full_low, full_high, COLUMNS):
         top, total, sums, sums_second = _attend(
@@ -236,9 +229,8 @@ def _forward_kernel(
     lse = tl.where(total > 0.0, (top * scale_log2 + tl.log2(divisor)) * 0.6931471805599453, float("-inf"))
     tl.store(lse_pointer + head * tokens + start + row, lse, mask=row <= last_row)
     out_pointer += tl.cast(start, tl.int64) * out_stride + head * out_head_stride
-    store_rows(out_pointer, sums / divisor[:, None], row, last_row, out_stride, HEAD_DIM, 0, FIRST)
-    if SECOND:
-        store_rows(out_pointer, sums_second / divisor[:, None], row, last_row, out_stride, HEAD_DIM, FIRST, SECOND)
+    sums, sums_second = sums / divisor[:, None], sums_second / divisor[:, None]
+    store_head(out_pointer, sums, sums_second, row, last_row, out_stride, HEAD_DIM, FIRST, SECOND)
 
 
 def _triton_forward(q, k, v, documents, key_documents, window, scale, out, lse):

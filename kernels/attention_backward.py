@@ -12,7 +12,17 @@ the usual count (five products): 2.5 times the forward pass. Bytes: as the forwa
 
 import torch
 
-from .attention_blocks import attention_tile, check_triton_dtype, head_parts, key_ranges, load_rows, store_rows
+from .attention_blocks import (
+    attention_tile,
+    check_triton_dtype,
+    dot_heads,
+    dot_rows,
+    head_parts,
+    key_ranges,
+    load_head,
+    store_head,
+    zeros_head,
+)
 from .documents import Documents
 from .padding import padded_batches, place, repeat_heads, take, visible
 from .triton_or_stub import tl, triton
@@ -82,31 +92,35 @@ def _torch_backward(dout, q, k, v, out, lse, documents, dq, dk, dv, window, scal
 def _delta_kernel(
     dout_pointer,  # [tokens, HEADS, HEAD_DIM]
     out_pointer,  # [tokens, HEADS, HEAD_DIM]
-    delta_pointer,  # [HEADS, tokens]
+    lse_pointer,  # [HEADS, tokens]
+    starts_pointer,  # [2, HEADS, tokens]
     tokens,
-    dout_stride,
-    dout_head_stride,
-    out_stride,
-    out_head_stride,
+    scale,
+    dout_stride, dout_head_stride,
+    out_stride, out_head_stride,
     HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_DIM: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """delta of ROWS tokens of one head."""
+    """-lse / scale and -delta of ROWS tokens of one head: from these the products that give scores and dp start."""
     start, head = tl.program_id(0) // HEADS * ROWS, tl.cast(tl.program_id(0) % HEADS, tl.int64)
     row, last_row = tl.arange(0, ROWS), tokens - 1 - start
     dout_pointer += tl.cast(start, tl.int64) * dout_stride + head * dout_head_stride
     out_pointer += tl.cast(start, tl.int64) * out_stride + head * out_head_stride
-    dout = load_rows(dout_pointer, row, last_row, dout_stride, HEAD_DIM, 0, BLOCK_DIM)
-    out = load_rows(out_pointer, row, last_row, out_stride, HEAD_DIM, 0, BLOCK_DIM)
+    dout, _ = load_head(dout_pointer, row, last_row, dout_stride, HEAD_DIM, BLOCK_DIM, 0, True)
+    out, _ = load_head(out_pointer, row, last_row, out_stride, HEAD_DIM, BLOCK_DIM, 0, True)
     delta = tl.sum(tl.cast(dout, tl.float32) * tl.cast(out, tl.float32), axis=1)
-    tl.store(delta_pointer + head * tokens + start + row, delta, mask=row <= last_row)
+    stored = row <= last_row
+    lse = tl.load(lse_pointer + head * tokens + start + row, mask=stored, other=0.0)
+    starts_pointer += head * tokens + start
+    tl.store(starts_pointer + row, -lse / tl.cast(scale, tl.float32), mask=stored)
+    tl.store(starts_pointer + tl.cast(tokens, tl.int64) * HEADS + row, -delta, mask=stored)
 
 
 @triton.jit
 def _add_to_key_value(
-    k, k_second, v, v_second, dk, dk_second, dv, dv_second, q_pointer, dout_pointer, lse_pointer, delta_pointer, i,
+    k, k_second, v, v_second, dk, dk_second, dv, dv_second, q_pointer, dout_pointer, starts_pointer, i, deltas,
     queries, first, window, q_stride, dout_stride, scale_log2,
     HEAD_DIM: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     MASKED: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_DK: tl.constexpr, HAS_DV: tl.constexpr,
@@ -121,17 +135,15 @@ def _add_to_key_value(
     """
     start = tl.cast(i, tl.int64)
     row, last_row = tl.arange(0, COLUMNS), queries - 1 - i
-    clamped = tl.minimum(row, last_row)
+    statistic = row
+    if MASKED:
+        statistic = tl.minimum(row, last_row)
     q_pointer += start * q_stride
     dout_pointer += start * dout_stride
-    lse = tl.load(lse_pointer + start + clamped) * (1.4426950408889634 / scale_log2)  # [COLUMNS], in units of q k
-    q = load_rows(q_pointer, row, last_row, q_stride, HEAD_DIM, 0, FIRST)
-    score = tl.dot(
-        k, tl.trans(q), tl.broadcast_to(-lse[None, :], (ROWS, COLUMNS)), input_precision="ieee"
-    )  # [ROWS, COLUMNS]
-    if SECOND:
-        q_second = load_rows(q_pointer, row, last_row, q_stride, HEAD_DIM, FIRST, SECOND)
-        score = tl.dot(k_second, tl.trans(q_second), score, input_precision="ieee")
+    starts_pointer += start
+    q, q_second = load_head(q_pointer, row, last_row, q_stride, HEAD_DIM, FIRST, SECOND, MASKED)
+    score = tl.broadcast_to(tl.load(starts_pointer + statistic)[None, :], (ROWS, COLUMNS))
+    score = dot_heads(k, k_second, q, q_second, score, SECOND)  # [ROWS, COLUMNS]
     p = tl.exp2(score * scale_log2)
     if MASKED:
         behind = (i + row)[None, :] - (first + tl.arange(0, ROWS))[:, None]
@@ -139,24 +151,13 @@ def _add_to_key_value(
         if HAS_WINDOW:
             read = read & (behind < window)
         p = tl.where(read, p, 0.0)
-    dout = load_rows(dout_pointer, row, last_row, dout_stride, HEAD_DIM, 0, FIRST)
-    if SECOND:
-        dout_second = load_rows(dout_pointer, row, last_row, dout_stride, HEAD_DIM, FIRST, SECOND)
+    dout, dout_second = load_head(dout_pointer, row, last_row, dout_stride, HEAD_DIM, FIRST, SECOND, MASKED)
     if HAS_DV:
-        dv = tl.dot(tl.cast(p, dout.dtype), dout, dv, input_precision="ieee")
-        if SECOND:
-            dv_second = tl.dot(tl.cast(p, dout.dtype), dout_second, dv_second, input_precision="ieee")
+        dv, dv_second = dot_rows(p, dout, dout_second, dv, dv_second, SECOND)
     if HAS_DK:
-        delta = tl.load(delta_pointer + start + clamped)  # [COLUMNS]
-        dp = tl.dot(
-            v, tl.trans(dout), tl.broadcast_to(-delta[None, :], (ROWS, COLUMNS)), input_precision="ieee"
-        )  # [ROWS, COLUMNS]
-        if SECOND:
-            dp = tl.dot(v_second, tl.trans(dout_second), dp, input_precision="ieee")
-        ds = tl.cast(p * dp, q.dtype)
-        dk = tl.dot(ds, q, dk, input_precision="ieee")
-        if SECOND:
-            dk_second = tl.dot(ds, q_second, dk_second, input_precision="ieee")
+        dp = tl.broadcast_to(tl.load(starts_pointer + deltas + statistic)[None, :], (ROWS, COLUMNS))
+        dp = dot_heads(v, v_second, dout, dout_second, dp, SECOND)  # [ROWS, COLUMNS]
+        dk, dk_second = dot_rows(p * dp, q, q_second, dk, dk_second, SECOND)
     return dk, dk_second, dv, dv_second
 
 
@@ -166,8 +167,7 @@ def _key_value_kernel(
     q_pointer,  # [tokens, KV_HEADS * GROUP, HEAD_DIM]
     k_pointer,  # [tokens, KV_HEADS, HEAD_DIM]
     v_pointer,  # [tokens, KV_HEADS, HEAD_DIM]
-    lse_pointer,  # [KV_HEADS * GROUP, tokens]
-    delta_pointer,  # [KV_HEADS * GROUP, tokens]
+    starts_pointer,  # [2, KV_HEADS * GROUP, tokens]: -lse / scale, -delta
     dk_pointer,  # [tokens, KV_HEADS, HEAD_DIM] or unused
     dv_pointer,  # [tokens, KV_HEADS, HEAD_DIM] or unused
     work_pointer,  # [entries, 2]: document, first key
@@ -175,18 +175,12 @@ def _key_value_kernel(
     tokens,
     window,
     scale,
-    dout_stride,
-    dout_head_stride,
-    q_stride,
-    q_head_stride,
-    k_stride,
-    k_head_stride,
-    v_stride,
-    v_head_stride,
-    dk_stride,
-    dk_head_stride,
-    dv_stride,
-    dv_head_stride,
+    dout_stride, dout_head_stride,
+    q_stride, q_head_stride,
+    k_stride, k_head_stride,
+    v_stride, v_head_stride,
+    dk_stride, dk_head_stride,
+    dv_stride, dv_head_stride,
     KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -213,15 +207,11 @@ def _key_value_kernel(
     scale_log2 = tl.cast(scale, tl.float32) * 1.4426950408889634
     at = tl.cast(start, tl.int64)
     k_pointer += at * k_stride + kv_head * k_head_stride
-    k = load_rows(k_pointer, row, last_row, k_stride, HEAD_DIM, 0, FIRST)
-    k_second, v, v_second = k, k, k
-    if SECOND:
-        k_second = load_rows(k_pointer, row, last_row, k_stride, HEAD_DIM, FIRST, SECOND)
+    k, k_second = load_head(k_pointer, row, last_row, k_stride, HEAD_DIM, FIRST, SECOND, True)
+    v, v_second = k, k_second  # dv alone does not read v
     if HAS_DK:
         v_pointer += at * v_stride + kv_head * v_head_stride
-        v = load_rows(v_pointer, row, last_row, v_stride, HEAD_DIM, 0, FIRST)
-        if SECOND:
-            v_second = load_rows(v_pointer, row, last_row, v_stride, HEAD_DIM, FIRST, SECOND)
+        v, v_second = load_head(v_pointer, row, last_row, v_stride, HEAD_DIM, FIRST, SECOND, True)
 
     # queries first..high - 1 read the block; those in [full_low, full_high) read all its keys, in full blocks
     high, full_high = queries, queries
@@ -231,21 +221,18 @@ def _key_value_kernel(
     full_low = first + tl.cdiv(last - first, COLUMNS) * COLUMNS
     full_high = tl.maximum(first + tl.maximum(full_high - first, 0) // COLUMNS * COLUMNS, full_low)
 
-    # what is not asked for, or has no second part, is never read
-    dk = tl.zeros((ROWS, FIRST), tl.float32)
-    dv = tl.zeros((ROWS, FIRST), tl.float32)
-    dk_second = tl.zeros((ROWS, SECOND if SECOND else FIRST), tl.float32)
-    dv_second = tl.zeros((ROWS, SECOND if SECOND else FIRST), tl.float32)
+    dk, dk_second = zeros_head(ROWS, FIRST, SECOND)
+    dv, dv_second = zeros_head(ROWS, FIRST, SECOND)
     begin_at = tl.cast(begin, tl.int64)
+    deltas = tl.cast(tokens, tl.int64) * (KV_HEADS * GROUP)
     for member in range(GROUP):
         head = kv_head * GROUP + member
         q_base = q_pointer + begin_at * q_stride + head * q_head_stride
         dout_base = dout_pointer + begin_at * dout_stride + head * dout_head_stride
-        lse_base = lse_pointer + head * tokens + begin
-        delta_base = delta_pointer + head * tokens + begin
+        starts_base = starts_pointer + head * tokens + begin
         for i in range(full_low, full_high, COLUMNS):
             dk, dk_second, dv, dv_second = _add_to_key_value(
-                k, k_second, v, v_second, dk, dk_second, dv, dv_second, q_base, dout_base, lse_base, delta_base, i,
+                k, k_second, v, v_second, dk, dk_second, dv, dv_second, q_base, dout_base, starts_base, i, deltas,
                 queries, first, window, q_stride, dout_stride, scale_log2, HEAD_DIM, FIRST, SECOND, ROWS, COLUMNS,
                 False, HAS_WINDOW, HAS_DK, HAS_DV,
             )  # fmt: skip
@@ -253,27 +240,23 @@ def _key_value_kernel(
         for i in range(first + full_high - full_low, high, COLUMNS):
             at_query = tl.where(i < full_high, i - (full_high - full_low), i)
             dk, dk_second, dv, dv_second = _add_to_key_value(
-                k, k_second, v, v_second, dk, dk_second, dv, dv_second, q_base, dout_base, lse_base, delta_base,
-                at_query, queries, first, window, q_stride, dout_stride, scale_log2, HEAD_DIM, FIRST, SECOND, ROWS,
+                k, k_second, v, v_second, dk, dk_second, dv, dv_second, q_base, dout_base, starts_base, at_query,
+                deltas, queries, first, window, q_stride, dout_stride, scale_log2, HEAD_DIM, FIRST, SECOND, ROWS,
                 COLUMNS, True, HAS_WINDOW, HAS_DK, HAS_DV,
             )  # fmt: skip
 
     if HAS_DK:
         scale = tl.cast(scale, tl.float32)
         dk_pointer += at * dk_stride + kv_head * dk_head_stride
-        store_rows(dk_pointer, dk * scale, row, last_row, dk_stride, HEAD_DIM, 0, FIRST)
-        if SECOND:
-            store_rows(dk_pointer, dk_second * scale, row, last_row, dk_stride, HEAD_DIM, FIRST, SECOND)
+        store_head(dk_pointer, dk * scale, dk_second * scale, row, last_row, dk_stride, HEAD_DIM, FIRST, SECOND)
     if HAS_DV:
         dv_pointer += at * dv_stride + kv_head * dv_head_stride
-        store_rows(dv_pointer, dv, row, last_row, dv_stride, HEAD_DIM, 0, FIRST)
-        if SECOND:
-            store_rows(dv_pointer, dv_second, row, last_row, dv_stride, HEAD_DIM, FIRST, SECOND)
+        store_head(dv_pointer, dv, dv_second, row, last_row, dv_stride, HEAD_DIM, FIRST, SECOND)
 
 
 @triton.jit
 def _add_to_query(
-    q, q_second, dout, dout_second, lse, delta, dq, dq_second, k_pointer, v_pointer, j, keys, first, window,
+    q, q_second, dout, dout_second, score_start, dp_start, dq, dq_second, k_pointer, v_pointer, j, keys, first, window,
     k_stride, v_stride, scale_log2,
     HEAD_DIM: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     MASKED: tl.constexpr, HAS_WINDOW: tl.constexpr,
@@ -283,13 +266,8 @@ def _add_to_query(
     row, last_row = tl.arange(0, COLUMNS), keys - 1 - j
     k_pointer += start * k_stride
     v_pointer += start * v_stride
-    k = load_rows(k_pointer, row, last_row, k_stride, HEAD_DIM, 0, FIRST)
-    score = tl.dot(
-        q, tl.trans(k), tl.broadcast_to(-lse[:, None], (ROWS, COLUMNS)), input_precision="ieee"
-    )  # [ROWS, COLUMNS]
-    if SECOND:
-        k_second = load_rows(k_pointer, row, last_row, k_stride, HEAD_DIM, FIRST, SECOND)
-        score = tl.dot(q_second, tl.trans(k_second), score, input_precision="ieee")
+    k, k_second = load_head(k_pointer, row, last_row, k_stride, HEAD_DIM, FIRST, SECOND, MASKED)
+    score = dot_heads(q, q_second, k, k_second, tl.broadcast_to(score_start[:, None], (ROWS, COLUMNS)), SECOND)
     p = tl.exp2(score * scale_log2)
     if MASKED:
         behind = (first + tl.arange(0, ROWS))[:, None] - (j + row)[None, :]
@@ -297,18 +275,9 @@ def _add_to_query(
         if HAS_WINDOW:
             read = read & (behind < window)
         p = tl.where(read, p, 0.0)
-    v = load_rows(v_pointer, row, last_row, v_stride, HEAD_DIM, 0, FIRST)
-    dp = tl.dot(
-        dout, tl.trans(v), tl.broadcast_to(-delta[:, None], (ROWS, COLUMNS)), input_precision="ieee"
-    )  # [ROWS, COLUMNS]
-    if SECOND:
-        v_second = load_rows(v_pointer, row, last_row, v_stride, HEAD_DIM, FIRST, SECOND)
-        dp = tl.dot(dout_second, tl.trans(v_second), dp, input_precision="ieee")
-    ds = tl.cast(p * dp, k.dtype)
-    dq = tl.dot(ds, k, dq, input_precision="ieee")
-    if SECOND:
-        dq_second = tl.dot(ds, k_second, dq_second, input_precision="ieee")
-    return dq, dq_second
+    v, v_second = load_head(v_pointer, row, last_row, v_stride, HEAD_DIM, FIRST, SECOND, MASKED)
+    dp = dot_heads(dout, dout_second, v, v_second, tl.broadcast_to(dp_start[:, None], (ROWS, COLUMNS)), SECOND)
+    return dot_rows(p * dp, k, k_second, dq, dq_second, SECOND)
 
 
 @triton.jit(do_not_specialize=["tokens", "window"])
@@ -317,24 +286,18 @@ def _query_kernel(
     q_pointer,  # [tokens, HEADS, HEAD_DIM]
     k_pointer,  # [tokens, HEADS // GROUP, HEAD_DIM]
     v_pointer,  # [tokens, HEADS // GROUP, HEAD_DIM]
-    lse_pointer,  # [HEADS, tokens]
-    delta_pointer,  # [HEADS, tokens]
+    starts_pointer,  # [2, HEADS, tokens]: -lse / scale, -delta
     dq_pointer,  # [tokens, HEADS, HEAD_DIM]
     work_pointer,  # [entries, 2]: document, first token
     bounds_pointer,  # [documents + 1]
     tokens,
     window,
     scale,
-    dout_stride,
-    dout_head_stride,
-    q_stride,
-    q_head_stride,
-    k_stride,
-    k_head_stride,
-    v_stride,
-    v_head_stride,
-    dq_stride,
-    dq_head_stride,
+    dout_stride, dout_head_stride,
+    q_stride, q_head_stride,
+    k_stride, k_head_stride,
+    v_stride, v_head_stride,
+    dq_stride, dq_head_stride,
     HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -359,38 +322,32 @@ def _query_kernel(
     at = tl.cast(start, tl.int64)
     q_pointer += at * q_stride + head * q_head_stride
     dout_pointer += at * dout_stride + head * dout_head_stride
-    q = load_rows(q_pointer, row, last_row, q_stride, HEAD_DIM, 0, FIRST)
-    dout = load_rows(dout_pointer, row, last_row, dout_stride, HEAD_DIM, 0, FIRST)
-    q_second, dout_second = q, dout
-    if SECOND:
-        q_second = load_rows(q_pointer, row, last_row, q_stride, HEAD_DIM, FIRST, SECOND)
-        dout_second = load_rows(dout_pointer, row, last_row, dout_stride, HEAD_DIM, FIRST, SECOND)
+    q, q_second = load_head(q_pointer, row, last_row, q_stride, HEAD_DIM, FIRST, SECOND, True)
+    dout, dout_second = load_head(dout_pointer, row, last_row, dout_stride, HEAD_DIM, FIRST, SECOND, True)
     statistic = head * tokens + start + tl.minimum(row, last_row)
-    lse = tl.load(lse_pointer + statistic) * (1.4426950408889634 / scale_log2)  # [ROWS], in units of q k
-    delta = tl.load(delta_pointer + statistic)  # [ROWS]
+    score_start = tl.load(starts_pointer + statistic)  # [ROWS]
+    dp_start = tl.load(starts_pointer + tl.cast(tokens, tl.int64) * HEADS + statistic)  # [ROWS]
     k_pointer += tl.cast(begin, tl.int64) * k_stride + head // GROUP * k_head_stride
     v_pointer += tl.cast(begin, tl.int64) * v_stride + head // GROUP * v_head_stride
 
-    dq = tl.zeros((ROWS, FIRST), tl.float32)
-    dq_second = tl.zeros((ROWS, SECOND if SECOND else FIRST), tl.float32)  # without a second part: never read
+    dq, dq_second = zeros_head(ROWS, FIRST, SECOND)
     low, full_low, full_high = key_ranges(first, last, window, COLUMNS, HAS_WINDOW)
     for j in range(full_low, full_high, COLUMNS):
         dq, dq_second = _add_to_query(
-            q, q_second, dout, dout_second, lse, delta, dq, dq_second, k_pointer, v_pointer, j, end - begin, first,
-            window, k_stride, v_stride, scale_log2, HEAD_DIM, FIRST, SECOND, ROWS, COLUMNS, False, HAS_WINDOW,
+            q, q_second, dout, dout_second, score_start, dp_start, dq, dq_second, k_pointer, v_pointer, j, end - begin,
+            first, window, k_stride, v_stride, scale_log2, HEAD_DIM, FIRST, SECOND, ROWS, COLUMNS, False, HAS_WINDOW,
         )  # fmt: skip
     for j in range(low + full_high - full_low, last + 1, COLUMNS):
         j_at = tl.where(j < full_high, j - (full_high - full_low), j)
         dq, dq_second = _add_to_query(
-            q, q_second, dout, dout_second, lse, delta, dq, dq_second, k_pointer, v_pointer, j_at, end - begin,
-            first, window, k_stride, v_stride, scale_log2, HEAD_DIM, FIRST, SECOND, ROWS, COLUMNS, True, HAS_WINDOW,
+            q, q_second, dout, dout_second, score_start, dp_start, dq, dq_second, k_pointer, v_pointer, j_at,
+            end - begin, first, window, k_stride, v_stride, scale_log2, HEAD_DIM, FIRST, SECOND, ROWS, COLUMNS, True,
+            HAS_WINDOW,
         )  # fmt: skip
 
     scale = tl.cast(scale, tl.float32)
     dq_pointer += at * dq_stride + head * dq_head_stride
-    store_rows(dq_pointer, dq * scale, row, last_row, dq_stride, HEAD_DIM, 0, FIRST)
-    if SECOND:
-        store_rows(dq_pointer, dq_second * scale, row, last_row, dq_stride, HEAD_DIM, FIRST, SECOND)
+    store_head(dq_pointer, dq * scale, dq_second * scale, row, last_row, dq_stride, HEAD_DIM, FIRST, SECOND)
 
 
 def _triton_backward(dout, q, k, v, out, lse, documents, dq, dk, dv, window, scale):
@@ -400,26 +357,26 @@ def _triton_backward(dout, q, k, v, out, lse, documents, dq, dk, dv, window, sca
     tokens, heads, head_dim = q.shape
     if tokens == 0:
         return
-    delta = torch.empty((heads, tokens), dtype=torch.float32, device=q.device)
+    starts = torch.empty((2, heads, tokens), dtype=torch.float32, device=q.device)
     with torch.cuda.device_of(q):
         _delta_kernel[(triton.cdiv(tokens, _DELTA_ROWS) * heads,)](
-            dout, out, delta, tokens, *dout.stride()[:2], *out.stride()[:2],
+            dout, out, lse, starts, tokens, scale, *dout.stride()[:2], *out.stride()[:2],
             HEADS=heads, HEAD_DIM=head_dim, BLOCK_DIM=max(16, triton.next_power_of_2(head_dim)), ROWS=_DELTA_ROWS,
         )  # fmt: skip
         # Two accumulators of 256 columns do not fit the registers: there dk and dv are made one after the other.
         passes = ("attention_key_value",) if head_dim <= 128 else ("attention_value", "attention_key")
         for kernel in passes:
-            _launch_key_value(kernel, dout, q, k, v, lse, delta, documents, dk, dv, window, scale)
-        _launch_query(dout, q, k, v, lse, delta, documents, dq, window, scale)
+            _launch_key_value(kernel, dout, q, k, v, starts, documents, dk, dv, window, scale)
+        _launch_query(dout, q, k, v, starts, documents, dq, window, scale)
 
 
-def _launch_key_value(kernel, dout, q, k, v, lse, delta, documents, dk, dv, window, scale):
+def _launch_key_value(kernel, dout, q, k, v, starts, documents, dk, dv, window, scale):
     tile = attention_tile(kernel, q)
     (tokens, heads, head_dim), kv_heads = q.shape, k.shape[1]
     first, second = head_parts(head_dim)
     work = documents.key_blocks(tile.rows)
     _key_value_kernel[(work.shape[0] * kv_heads,)](
-        dout, q, k, v, lse, delta, dk, dv, work, documents.cu_seqlens, tokens, min(window or 0, tokens), scale,
+        dout, q, k, v, starts, dk, dv, work, documents.cu_seqlens, tokens, min(window or 0, tokens), scale,
         *(stride for x in (dout, q, k, v, dk, dv) for stride in x.stride()[:2]),
         KV_HEADS=kv_heads, GROUP=heads // kv_heads, HEAD_DIM=head_dim, FIRST=first, SECOND=second, ROWS=tile.rows,
         COLUMNS=tile.columns, HAS_WINDOW=window is not None, HAS_DK=kernel != "attention_value",
@@ -427,13 +384,13 @@ def _launch_key_value(kernel, dout, q, k, v, lse, delta, documents, dk, dv, wind
     )  # fmt: skip
 
 
-def _launch_query(dout, q, k, v, lse, delta, documents, dq, window, scale):
+def _launch_query(dout, q, k, v, starts, documents, dq, window, scale):
     tile = attention_tile("attention_query", q)
     tokens, heads, head_dim = q.shape
     first, second = head_parts(head_dim)
     work = documents.query_blocks(tile.rows)
     _query_kernel[(work.shape[0] * heads,)](
-        dout, q, k, v, lse, delta, dq, work, documents.cu_seqlens, tokens, min(window or 0, tokens), scale,
+        dout, q, k, v, starts, dq, work, documents.cu_seqlens, tokens, min(window or 0, tokens), scale,
         *(stride for x in (dout, q, k, v, dq) for stride in x.stride()[:2]),
         HEADS=heads, GROUP=heads // k.shape[1], HEAD_DIM=head_dim, FIRST=first, SECOND=second, ROWS=tile.rows,
         COLUMNS=tile.columns, HAS_WINDOW=window is not None, num_warps=tile.warps, num_stages=tile.stages,

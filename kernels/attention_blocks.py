@@ -28,28 +28,78 @@ def head_parts(head_dim: int) -> tuple[int, int]:
 
 
 @triton.jit
-def load_rows(
-    pointer, row, last_row, stride, HEAD_DIM: tl.constexpr, BEGIN: tl.constexpr, SIZE: tl.constexpr
-):  # fmt: skip
-    """[rows, SIZE] of one head: its columns from BEGIN on. Rows beyond the last are read as the last: cheaper than a
-    masked load, and what they give is never stored or is masked out. Columns beyond HEAD_DIM are zero."""
+def _load_part(pointer, row, stride, HEAD_DIM: tl.constexpr, BEGIN: tl.constexpr, SIZE: tl.constexpr):
+    """[rows, SIZE] of one head: its columns from BEGIN on; those beyond HEAD_DIM are zero."""
     column = BEGIN + tl.arange(0, SIZE)
-    at = pointer + tl.minimum(row, last_row)[:, None] * stride + column[None, :]
+    at = pointer + row[:, None] * stride + column[None, :]
     if BEGIN + SIZE <= HEAD_DIM:
         return tl.load(at)
     return tl.load(at, mask=column[None, :] < HEAD_DIM, other=0.0)
 
 
 @triton.jit
-def store_rows(
-    pointer, values, row, last_row, stride, HEAD_DIM: tl.constexpr, BEGIN: tl.constexpr, SIZE: tl.constexpr
+def load_head(
+    pointer, row, last_row, stride,
+    HEAD_DIM: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, CLAMP: tl.constexpr,
 ):  # fmt: skip
-    """Writes [rows, SIZE] to a head's columns from BEGIN on, without rows beyond the last and columns beyond
-    HEAD_DIM."""
-    column = BEGIN + tl.arange(0, SIZE)
-    at = pointer + row[:, None] * stride + column[None, :]
+    """Both parts of rows of one head: [rows, FIRST] and [rows, SECOND]; without a second part the first stands in its
+    place and is never read there.
+
+    With CLAMP rows beyond the last are read as the last: cheaper than a masked load, and what they give is never stored
+    or is masked out. Without it there are none; the inner loop then only moves its pointer.
+    """
+    if CLAMP:
+        row = tl.minimum(row, last_row)
+    first = _load_part(pointer, row, stride, HEAD_DIM, 0, FIRST)
+    second = first
+    if SECOND:
+        second = _load_part(pointer, row, stride, HEAD_DIM, FIRST, SECOND)
+    return first, second
+
+
+@triton.jit
+def _store_part(pointer, values, row, last_row, stride, HEAD_DIM: tl.constexpr, BEGIN: tl.constexpr):
+    column = BEGIN + tl.arange(0, values.shape[1])
     stored = (row <= last_row)[:, None] & (column[None, :] < HEAD_DIM)
-    tl.store(at, tl.cast(values, pointer.dtype.element_ty), mask=stored)
+    tl.store(
+        pointer + row[:, None] * stride + column[None, :], tl.cast(values, pointer.dtype.element_ty), mask=stored
+    )
+
+
+@triton.jit
+def store_head(
+    pointer, first, second, row, last_row, stride,
+    HEAD_DIM: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr,
+):  # fmt: skip
+    """Writes both parts of rows of one head, without rows beyond the last and columns beyond HEAD_DIM."""
+    _store_part(pointer, first, row, last_row, stride, HEAD_DIM, 0)
+    if SECOND:
+        _store_part(pointer, second, row, last_row, stride, HEAD_DIM, FIRST)
+
+
+@triton.jit
+def zeros_head(ROWS: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr):
+    """Accumulators for both parts of a head; without a second part one that is never read."""
+    return tl.zeros((ROWS, FIRST), tl.float32), tl.zeros((ROWS, SECOND if SECOND else FIRST), tl.float32)
+
+
+@triton.jit
+def dot_heads(a, a_second, b, b_second, start, SECOND: tl.constexpr):
+    """start + a b^T over both parts: [rows of a, rows of b]."""
+    result = tl.dot(a, tl.trans(b), start, input_precision="ieee")
+    if SECOND:
+        result = tl.dot(a_second, tl.trans(b_second), result, input_precision="ieee")
+    return result
+
+
+@triton.jit
+def dot_rows(weights, x, x_second, sums, sums_second, SECOND: tl.constexpr):
+    """sums + weights x, in both parts. weights [rows, columns] float32 are rounded to the dtype of x [columns, dim]."""
+    weights = tl.cast(weights, x.dtype)
+    sums = tl.dot(weights, x, sums, input_precision="ieee")
+    if SECOND:
+        sums_second = tl.dot(weights, x_second, sums_second, input_precision="ieee")
+    return sums, sums_second
 
 
 @triton.jit
