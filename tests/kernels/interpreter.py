@@ -50,6 +50,14 @@ class Defect(AssertionError):
     """What a kernel did in the interpreter that would be wrong, or undefined, on a GPU."""
 
 
+def extent(tensor: torch.Tensor) -> int:
+    """Bytes from the beginning of its first element to the end of its last."""
+    if not tensor.numel():
+        return 0
+    last = sum(stride * (size - 1) for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return (last + 1) * tensor.element_size()
+
+
 class Region:
     """The bytes that the arguments sharing one storage span, and which program touched each of their elements."""
 
@@ -92,7 +100,7 @@ class Argument:
             reverse=True,
         )
         dimensions.append((1, itemsize))
-        self.extent = sum(stride * (size - 1) for stride, size in dimensions) + 1 if self.tensor.numel() else 0
+        self.extent = extent(self.tensor)
         self.region.include(self.tensor.data_ptr(), self.tensor.data_ptr() + self.extent, itemsize)
         self.dimensions = [dimensions[-1]]
         for stride, size in reversed(dimensions[:-1]):
@@ -253,7 +261,10 @@ class Harness:
         except Exception as error:
             if launch.defect is not None:
                 raise launch.defect from None
-            raise interpreter.InterpreterError(f"{launch.kernel} [{order}]: {error!r}") from error
+            cause = error
+            while isinstance(cause, interpreter.InterpreterError) and cause.__cause__:
+                cause = cause.__cause__
+            raise interpreter.InterpreterError(f"{launch.kernel}: {cause!r} [{order}]") from cause
         finally:
             patches.restore()
             self._launch = None
