@@ -1,51 +1,54 @@
 """What the launchers of `kernels/` really launch, for a GPU that need not be here.
 
-The launchers `_triton_*` run on CPU tensors of a Llama's sizes while `triton.JITFunction.run` is replaced: instead of
-starting a kernel it keeps what Triton's own binder makes of the arguments (types, constants, alignment of pointers and
-strides, launch options), so each recorded launch is specialised exactly as at run time. Torch's CPU tensors start at
-multiples of 64 bytes and its CUDA tensors at multiples of 512, which Triton sees alike (it asks for 16).
+The operators' plain functions run on CPU tensors of a Llama's sizes, with their Triton launchers in place of their
+plain-torch twins and `triton.JITFunction.run` replaced: instead of starting a kernel it keeps what Triton's own binder
+makes of the arguments (types, constants, alignment of pointers and strides, launch options), so each recorded launch is
+specialised exactly as at run time. Torch's CPU tensors start at multiples of 64 bytes and its CUDA tensors at multiples
+of 512, which Triton sees alike (it asks for 16).
 
-To add an operator: a function of `(dtype, tokens)` that calls its launchers inside `with recorder.case(...)`, in
-`OPERATORS`.
+To add an operator: its module to `MODULES`, and to `OPERATORS` a function of (recorder, dtype, tokens) that calls the
+plain functions, inside `with recorder.case(head_dim, window)` where there is one.
 """
 
 import contextlib
 import dataclasses
 import hashlib
-import importlib
-import pkgutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from triton import JITFunction, knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
+from triton.runtime.jit import create_function_from_signature
 
-import kernels
+from bench.bounds import MACHINES
 from kernels import attention, attention_backward, rmsnorm, rope, swiglu, tiles
 from kernels.documents import Documents
-
-CAPABILITIES = {"sm_80": 80, "sm_90": 90, "safe": 89}
-"""Tile table -> the compute capability it is compiled for; the safe table stands for sm_86, sm_89 and sm_120."""
 
 HIDDEN, WIDTH, HEADS, KV_HEADS = 4096, 14336, 32, 8
 """Llama-3-8B: query heads in groups of 4 to a kv head."""
 
-HEAD_DIMS = (64, 96, 128, 256)
-WINDOW = 4096
-"""Keys a query sees in the windowed launches (Mistral); its value is not part of what is compiled."""
+TOKENS = 192
+OTHER_TOKENS = (1, 333)
+"""Batch sizes that must not need other variants than `TOKENS`."""
+
+ATTENTION_SHAPES = tuple((head_dim, window) for head_dim in (64, 96, 128, 256) for window in (None, 4096))
+"""(head_dim, window). Which window is not part of what is compiled (4,096 is Mistral's)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Launch:
     """One compiled variant: the compiler's input and what it was launched for."""
 
+    table: str
     kernel: str
     """module.function"""
     head_dim: int | None
     window: bool
     function: JITFunction
+    target: GPUTarget
     signature: dict[str, Any]
     constants: dict[tuple, Any]
     attributes: dict[tuple, Any]
@@ -54,21 +57,28 @@ class Launch:
     def source(self) -> ASTSource:
         return ASTSource(self.function, self.signature, self.constants, self.attributes)
 
+    def key(self) -> tuple[str, ...]:
+        """Equal for launches that share one compiled kernel."""
+        parts = (self.signature, self.constants, self.attributes, self.options)
+        return (self.table, self.kernel, *(str(part) for part in parts))
+
     def digest(self) -> str:
         """A short name of this variant."""
         return hashlib.sha256(repr(self.key()).encode()).hexdigest()[:8]
 
-    def key(self) -> tuple[str, ...]:
-        """Equal for launches that share one compiled kernel."""
-        parts = (self.signature, self.constants, self.attributes, self.options)
-        return (self.kernel, *(str(part) for part in parts))
+    def named_constants(self) -> dict[str, int | float | str]:
+        """What is fixed in this variant: tl.constexpr arguments, and integers that are 1."""
+        named = {self.function.arg_names[path[0]]: value for path, value in self.constants.items()}
+        return {name: value for name, value in named.items() if isinstance(value, int | float | str)}
 
 
 class Recorder:
     """Collects the launches made while `recording`, each compiled variant once."""
 
-    def __init__(self, target: GPUTarget):
-        self.backend = make_backend(target)
+    def __init__(self, table: str):
+        self.table = table
+        self.target = GPUTarget("cuda", MACHINES[table].capability, 32)
+        self.backend = make_backend(self.target)
         self.launches: dict[tuple[str, ...], Launch] = {}
         self._head_dim, self._window = None, False
 
@@ -92,35 +102,40 @@ class Recorder:
         # what JITFunction.run itself adds
         keywords["debug"] = function.debug or knobs.runtime.debug
         keywords["instrumentation_mode"] = knobs.compilation.instrumentation_mode
-        bound, specialization, options = self._binder(function)(*args, **keywords)
-        packed = function._pack_args(self.backend, keywords, bound, specialization, options)
-        options, signature, constants, attributes = packed
+        bind = create_function_from_signature(function.signature, function.params, self.backend)
+        bound, specialization, options = bind(*args, **keywords)
+        options, *source = function._pack_args(self.backend, keywords, bound, specialization, options)
         name = f"{function.module.removeprefix('kernels.')}.{function.__name__}"
-        launch = Launch(name, self._head_dim, self._window, function, signature, constants, attributes, options)
+        launch = Launch(self.table, name, self._head_dim, self._window, function, self.target, *source, options)
         self.launches.setdefault(launch.key(), launch)
-
-    def _binder(self, function: JITFunction):
-        from triton.runtime.jit import create_function_from_signature
-
-        return create_function_from_signature(function.signature, function.params, self.backend)
 
 
 def record(
-    table: str, *, dtype: torch.dtype = torch.bfloat16, tokens: int = 192, head_dims: tuple[int, ...] = HEAD_DIMS
+    table: str,
+    attention_shapes: Sequence[tuple[int, int | None]] = ATTENTION_SHAPES,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    tokens: int = TOKENS,
 ) -> list[Launch]:
-    """Every variant that the operators launch with this tile table. `tokens` changes nothing: see the test."""
-    for module in pkgutil.iter_modules(kernels.__path__):
-        module = importlib.import_module(f"kernels.{module.name}")
-        if hasattr(module, "architecture"):
-            module.architecture = lambda device: table
-    recorder = Recorder(GPUTarget("cuda", CAPABILITIES[table], 32))
+    """Every variant that the operators launch with this tile table, attention for each (head_dim, window)."""
+    _use_triton(table)
+    recorder = Recorder(table)
     with recorder.recording():
         for operator in OPERATORS:
             operator(recorder, dtype, tokens)
-        for head_dim in head_dims:
-            for window in (None, WINDOW):
-                attention_launches(recorder, dtype, tokens, head_dim, window)
+        for head_dim, window in attention_shapes:
+            attention_launches(recorder, dtype, tokens, head_dim, window)
     return list(recorder.launches.values())
+
+
+def _use_triton(table: str) -> None:
+    """Makes CPU tensors take the Triton launchers, with this tile table."""
+    for module in MODULES:
+        for name in [name for name in vars(module) if name.startswith("_triton_")]:
+            setattr(module, name.replace("_triton_", "_torch_"), getattr(module, name))
+    for name, module in list(sys.modules.items()):
+        if name.startswith("kernels.") and hasattr(module, "architecture"):
+            module.architecture = lambda device: table
 
 
 def override_tile(table: str, kernel: str, size: int, fields: dict[str, int]) -> None:
@@ -139,15 +154,16 @@ def rmsnorm_launches(recorder: Recorder, dtype: torch.dtype, tokens: int) -> Non
     x, weight = torch.empty(tokens, HIDDEN, dtype=dtype), torch.empty(HIDDEN, dtype=dtype)
     rstd, weight_grad = torch.empty(tokens), torch.empty(HIDDEN)
     for other in (None, x):
-        rmsnorm._triton_forward(x, weight, 1e-5, other, x)
-        rmsnorm._triton_backward(x, x, weight, rstd, weight_grad, other, x)
-    rmsnorm._triton_apply(x, weight, rstd)
+        rmsnorm.rmsnorm_forward(x, weight, 1e-5, residual=other)
+        rmsnorm.rmsnorm_backward(x, x, weight, rstd, weight_grad=weight_grad, dsummed=other)
+    rmsnorm.rmsnorm_apply(x, weight, rstd)
 
 
 def swiglu_launches(recorder: Recorder, dtype: torch.dtype, tokens: int) -> None:
-    gate_up, half = torch.empty(tokens, 2 * WIDTH, dtype=dtype), torch.empty(tokens, WIDTH, dtype=dtype)
-    swiglu._triton_forward(gate_up, half)
-    swiglu._triton_backward(half, gate_up, gate_up, half)
+    gate_up, dout = torch.empty(tokens, 2 * WIDTH, dtype=dtype), torch.empty(tokens, WIDTH, dtype=dtype)
+    swiglu.swiglu_forward(gate_up)
+    swiglu.swiglu_backward(dout, gate_up)
+    swiglu.swiglu_backward(dout, gate_up, out=gate_up, product=torch.empty_like(dout))
 
 
 def rope_launches(recorder: Recorder, dtype: torch.dtype, tokens: int) -> None:
@@ -156,20 +172,20 @@ def rope_launches(recorder: Recorder, dtype: torch.dtype, tokens: int) -> None:
         packed = torch.empty(tokens, (HEADS + 2 * KV_HEADS) * head_dim, dtype=dtype)
         positions = torch.empty(tokens, dtype=torch.int32)
         with recorder.case(head_dim):
-            for inverse in (False, True):
-                rope._triton_rotate(packed, table, table, positions, HEADS, KV_HEADS, inverse)
+            rope.rope_forward(packed, table, table, positions, HEADS, KV_HEADS)
+            rope.rope_backward(packed, table, table, positions, HEADS, KV_HEADS)
 
 
 def attention_launches(recorder: Recorder, dtype: torch.dtype, tokens: int, head_dim: int, window: int | None) -> None:
     documents = Documents.build([0, tokens // 3, tokens], "cpu", window=window)
     packed = torch.empty(tokens, (HEADS + 2 * KV_HEADS) * head_dim, dtype=dtype)
     q, k, v = packed.unflatten(1, (-1, head_dim)).split([HEADS, KV_HEADS, KV_HEADS], 1)
-    out, lse = torch.empty_like(q), torch.empty(HEADS, tokens)
     dq, dk, dv = torch.empty_like(packed).unflatten(1, (-1, head_dim)).split([HEADS, KV_HEADS, KV_HEADS], 1)
     with recorder.case(head_dim, window is not None):
-        attention._triton_forward(q, k, v, documents, documents, window, 0.1, out, lse)
-        attention_backward._triton_backward(out, q, k, v, out, lse, documents, dq, dk, dv, window, 0.1)
+        out, lse = attention.attention_forward(q, k, v, documents, window=window)
+        attention_backward.attention_backward(out, q, k, v, out, lse, documents, dq, dk, dv, window=window)
 
 
-OPERATORS = (rmsnorm_launches, swiglu_launches, rope_launches)
-"""All but attention, which `record` runs for each head_dim."""
+MODULES = (attention, attention_backward, rmsnorm, rope, swiglu)
+OPERATORS = (rmsnorm_launches, rope_launches, swiglu_launches)
+"""All but attention, which `record` runs for each shape."""

@@ -1,32 +1,35 @@
-"""Reads a compiled kernel's machine code (SASS): its innermost loops, and what an iteration of each costs.
+"""Reads compiled kernels' machine code (SASS): their innermost loops, and what an iteration of each costs.
 
-A loop is a branch back to an earlier label and everything between; it is innermost when no other loop lies inside. So
-the query-group loop of dK/dV, which holds two loops, is none. Waiting for a barrier in memory is a branch back too
-(SYNCS ... TRYWAIT): such a spin is part of the loop around it.
+A loop is a branch back and everything between; it is innermost when no other loop lies inside. So the query-group loop
+of dK/dV, which holds two loops, is none. Waiting for a barrier in memory is a branch back too (SYNCS ... TRYWAIT): such
+a spin is part of the loop around it.
 """
 
 import collections
 import dataclasses
+import math
 import re
+import struct
 import subprocess
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import triton
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+"""cuobjdump and nvdisasm, which Triton brings."""
 
 _INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]+)\*/\s+(@!?U?P\w+\s+)?([A-Z][\w.]*)\s*(.*?)\s*;")
-_LABEL = re.compile(r"^(\.L_x_\d+):")
-_TARGET = re.compile(r"`\((\.L_x_\d+)\)")
 _LONGEST_SPIN = 16
 """Instructions of a loop that only waits."""
 
 
 class Instruction(NamedTuple):
-    """One instruction: `@P0 FADD.FTZ R1, R2, R3` -> ("@P0", "FADD.FTZ", "R1, R2, R3")."""
+    """One instruction: `/*0010*/ @P0 BRA 0x40 ;` -> (16, "@P0", "BRA", "0x40")."""
 
+    address: int
     predicate: str
     opcode: str
     operands: str
@@ -36,48 +39,76 @@ class Instruction(NamedTuple):
         """The opcode without its modifiers, so that HFMA2.MMA (a constant move) is never taken for HMMA."""
         return self.opcode.partition(".")[0]
 
+    @property
+    def target(self) -> int | None:
+        """Address that a branch goes to. ptxas writes some conditional branches as CALL.REL.NOINC."""
+        if self.name not in ("BRA", "CALL"):
+            return None
+        match = re.search(r"0x([0-9a-f]+)$", self.operands)
+        return int(match[1], 16) if match else None
 
-def disassemble(cubin: bytes) -> tuple[str, dict[str, int]]:
-    """(SASS with labels, {"registers", "stack" in bytes}) of a kernel, by the tools that Triton brings."""
+
+def resources(cubin: bytes) -> dict[str, int]:
+    """Registers a thread and bytes of stack a thread of a kernel."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        text = _run("nvdisasm", "-c", file.name)
-        usage = _run("cuobjdump", "-res-usage", file.name)
-    registers, stack = (int(re.search(rf"{field}:(\d+)", usage)[1]) for field in ("REG", "STACK"))
-    return text, {"registers": registers, "stack": stack}
+        text = _run("cuobjdump", "-res-usage", file.name)
+    return {name: int(re.search(rf"{field}:(\d+)", text)[1]) for name, field in _USAGE.items()}
+
+
+_USAGE = {"registers": "REG", "stack": "STACK"}
+
+
+def disassemble(cubins: Sequence[bytes], capability: int) -> list[list[Instruction]]:
+    """Instructions of each kernel. All in one run: nvdisasm takes half a second to start, a kernel 20 ms."""
+    codes = [machine_code(cubin) for cubin in cubins]
+    with tempfile.NamedTemporaryFile(suffix=".bin") as file:
+        file.write(b"".join(codes))
+        file.flush()
+        instructions = parse(_run("nvdisasm", "--binary", f"SM{capability}", file.name))
+    kernels, begin = [], 0
+    for code in codes:
+        end = begin + len(code)
+        kernels.append([instruction for instruction in instructions if begin <= instruction.address < end])
+        begin = end
+    return kernels
 
 
 def _run(tool: str, *arguments: str) -> str:
     return subprocess.run([TOOLS / tool, *arguments], capture_output=True, text=True, check=True).stdout
 
 
-def parse(text: str) -> tuple[list[Instruction], dict[str, int]]:
-    """All instructions in order, and for each label the number of the instruction it stands before."""
-    instructions, labels = [], {}
-    for line in text.splitlines():
-        if match := _LABEL.match(line):
-            labels[match[1]] = len(instructions)
-        elif match := _INSTRUCTION.match(line):
-            instructions.append(Instruction((match[2] or "").strip(), match[3], match[4]))
-    return instructions, labels
-
-
-def innermost_loops(instructions: list[Instruction], labels: dict[str, int]) -> list[list[Instruction]]:
-    """Bodies of the innermost loops, in the order of the code. Branches back to one label make one loop."""
-    ends: dict[int, int] = {}
-    for number, instruction in enumerate(instructions):
-        # ptxas writes a far conditional branch as CALL.REL.NOINC
-        if instruction.name in ("BRA", "CALL") and (target := _TARGET.search(instruction.operands)):
-            begin = labels[target[1]]
-            if begin <= number:
-                ends[begin] = max(number, ends.get(begin, 0))
-    loops = {begin: end for begin, end in ends.items() if not _only_waits(instructions[begin : end + 1])}
-    return [
-        instructions[begin : end + 1]
-        for begin, end in sorted(loops.items())
-        if not any(begin <= other < end and (other, last) != (begin, end) for other, last in loops.items())
+def machine_code(cubin: bytes) -> bytes:
+    """The .text section of a cubin, a 64-bit ELF file (its only one: functions are inlined)."""
+    (table,) = struct.unpack_from("<Q", cubin, 0x28)
+    size, number, names = struct.unpack_from("<HHH", cubin, 0x3A)
+    sections = [struct.unpack_from("<IIQQQQ", cubin, table + index * size) for index in range(number)]
+    strings = sections[names][4]
+    texts = [
+        cubin[offset : offset + length]
+        for name, _, _, _, offset, length in sections
+        if cubin.startswith(b".text.", strings + name)
     ]
+    assert len(texts) == 1
+    return texts[0]
+
+
+def parse(text: str) -> list[Instruction]:
+    """nvdisasm's lines as instructions."""
+    matches = (_INSTRUCTION.match(line) for line in text.splitlines())
+    return [Instruction(int(m[1], 16), (m[2] or "").strip(), m[3], m[4]) for m in matches if m]
+
+
+def innermost_loops(instructions: list[Instruction]) -> list[list[Instruction]]:
+    """Bodies of the innermost loops, in the order of the code. Branches back to one place make one loop."""
+    ends: dict[int, int] = {}
+    for instruction in instructions:
+        if instruction.target is not None and instruction.target <= instruction.address:
+            ends[instruction.target] = max(instruction.address, ends.get(instruction.target, 0))
+    bodies = {begin: [i for i in instructions if begin <= i.address <= end] for begin, end in sorted(ends.items())}
+    loops = {begin: body for begin, body in bodies.items() if not _only_waits(body)}
+    return [body for begin, body in loops.items() if not any(begin < other <= body[-1].address for other in loops)]
 
 
 def _only_waits(body: list[Instruction]) -> bool:
@@ -216,24 +247,39 @@ def double_precision(instructions: list[Instruction]) -> int:
     )
 
 
-def products(ttir: str) -> list[int]:
+def loop_products(ttir: str) -> list[int]:
     """Multiply-adds of the matrix products in one iteration of each innermost loop that has some, in order: from
     Triton's own intermediate code, so without what a layout makes warps compute twice."""
-    done: list[list[int]] = []
-    stack: list[list] = []  # [is a loop, multiply-adds, holds another loop]
-    for line in ttir.splitlines():
+    shapes = re.compile(r"tt\.dot .*: tensor<(\d+)x(\d+)x\w+> \* tensor<\d+x(\d+)x\w+>")
+    return _sums_in_innermost_loops(ttir, lambda line: _product(shapes.search(line)))
+
+
+def loop_bulk_bytes(ttgir: str) -> list[int]:
+    """Bytes that the tensor memory accelerator copies in an iteration of each innermost loop that uses it, in order."""
+    expected = re.compile(r"ttng\.barrier_expect [^,]+, (\d+)")
+    return _sums_in_innermost_loops(ttgir, lambda line: _product(expected.search(line)))
+
+
+def _product(match: re.Match | None) -> int:
+    return math.prod(int(group) for group in match.groups()) if match else 0
+
+
+def _sums_in_innermost_loops(mlir: str, measure: Callable[[str], int]) -> list[int]:
+    """Sums of `measure(line)` over each loop (scf.for, scf.while) without a loop inside, where it is not 0."""
+    sums: list[int] = []
+    regions: list[list] = []  # open ones: [is a loop, sum, holds a loop]
+    for line in mlir.splitlines():
         line = re.sub(r"\s*loc\(.*\)\s*$", "", line).strip()
-        if line.startswith("}") and stack:
-            is_loop, adds, holds = stack.pop()
+        if line.startswith("}") and regions:
+            is_loop, total, holds_loop = regions.pop()
             if is_loop:
-                if adds and not holds:
-                    done.append(adds)
-                for entry in stack:
-                    entry[2] = True
-            elif stack:
-                stack[-1][1] += adds
-        if match := re.search(r"tt\.dot .*: tensor<(\d+)x(\d+)x\w+> \* tensor<\d+x(\d+)x\w+>", line):
-            stack[-1][1] += int(match[1]) * int(match[2]) * int(match[3])
+                sums += [total] if total and not holds_loop else []
+                for region in regions:
+                    region[2] = True
+            elif regions:
+                regions[-1][1] += total
+        if regions:
+            regions[-1][1] += measure(line)
         if line.endswith(("{", "({")):
-            stack.append([bool(re.search(r"\bscf\.(for|while)\b", line)), 0, False])
-    return done
+            regions.append([re.search(r"\bscf\.(for|while)\b", line) is not None, 0, False])
+    return sums
