@@ -5,6 +5,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# The other Triton that the kernels are compiled with in tests; Triton has no build for other systems.
+OTHER_TRITON := $(VENV)/triton-3.6.0
 
 .PHONY: demo test lint clean
 
@@ -25,6 +27,7 @@ $(VENV)/installed: setup.py constraints.txt
 
 $(VENV)/installed-for-tests: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(OTHER_TRITON) "triton==3.6.0; platform_system == 'Linux' and platform_machine == 'x86_64'"
 	touch $@
 
 clean:

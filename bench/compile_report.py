@@ -8,7 +8,7 @@
 A line a kernel: registers, stack, shared memory, and how many blocks a multiprocessor holds at once. Below it a line
 for each innermost loop with matrix products or global loads: what a warp issues in one iteration (bytes are a block's),
 and for matrix products two bounds with the pipe that sets the first (`bounds.py`). Attention kernels have two such
-loops; `masked` is the one with a select (FSEL) for at least every second exponential (MUFU). At the end: how many
+loops; `masked` is the one with a select (FSEL, SEL) for at least every second exponential (MUFU). At the end: how many
 variants there are, how many more other batch sizes need, and the seconds to compile all from an empty cache.
 
 It is for finding defects: spills, a lost matrix instruction, redundant products, narrow loads. It ranks no tiles and
@@ -127,10 +127,11 @@ def show(row: dict) -> str:
     name = row["kernel"] + (f" {row['head_dim']}" if row["head_dim"] else "") + " window" * row["window"]
     tile = "x".join(str(row["constants"][key]) for key in ("ROWS", "COLUMNS") if key in row["constants"])
     matrix = "/".join(sorted({opcode.partition(".")[0] for opcode in row["matrix"]})) or "-"
+    flags = " ".join(key for key, value in row["constants"].items() if value is True and key != "HAS_WINDOW")
     lines = [
         f"{row['table']:6}{name:48}{tile:>8} w{row['warps']:<2} s{row['stages']}{row['registers']:5} registers"
         f"{row['stack']:5} B stack{row['shared'] / 1024:7.1f} KB{row['blocks']:3}/SM  {matrix:5}"
-        f" LDL/STL {row['local']:<3} STSM {row['stsm']:<3}{row['seconds']:5.1f} s"
+        f" LDL/STL {row['local']:<3} STSM {row['stsm']:<3}{row['seconds']:5.1f} s  {flags}"
     ]
     for loop in row["loops"]:
         if not loop["matrix"] and not loop["load_bytes"]:

@@ -22,6 +22,7 @@ TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 """cuobjdump and nvdisasm, which Triton brings."""
 
 _INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]+)\*/\s+(@!?U?P\w+\s+)?([A-Z][\w.]*)\s*(.*?)\s*;")
+_MATRIX = {"HMMA", "HGMMA"}
 _LONGEST_SPIN = 16
 """Instructions of a loop that only waits."""
 
@@ -113,8 +114,9 @@ def innermost_loops(instructions: list[Instruction]) -> list[list[Instruction]]:
 
 def _only_waits(body: list[Instruction]) -> bool:
     """A spin on a barrier in memory, or the endless branch after a kernel's last instruction."""
-    spins = any(instruction.name == "SYNCS" for instruction in body)
-    return len(body) == 1 or (spins and len(body) <= _LONGEST_SPIN)
+    names = {instruction.name for instruction in body}
+    spins = "SYNCS" in names and not names & _MATRIX and len(body) <= _LONGEST_SPIN
+    return len(body) == 1 or spins
 
 
 @dataclasses.dataclass
@@ -134,7 +136,7 @@ class Counts:
     barriers: int = 0
     issue: int = 0
     selects: int = 0
-    """FSEL: one for each score in a masked block of attention."""
+    """FSEL and SEL: at least one for each pair of scores in a masked block of attention."""
     local: int = 0
     """LDL and STL: spilled registers."""
     stsm: int = 0
@@ -169,7 +171,7 @@ def count(instructions: list[Instruction]) -> Counts:
     for instruction in instructions:
         name, opcode = instruction.name, instruction.opcode
         result.issue += 1
-        if name in ("HMMA", "HGMMA"):
+        if name in _MATRIX:
             result.matrix += 1
             result.opcodes[opcode] += 1
             result.operand_bytes += _operand_bytes(instruction)
@@ -178,7 +180,7 @@ def count(instructions: list[Instruction]) -> Counts:
         result.integer += name in _INTEGER
         result.mufu += name == "MUFU"
         result.barriers += name == "BAR"
-        result.selects += name == "FSEL"
+        result.selects += name in ("FSEL", "SEL")
         result.local += name in ("LDL", "STL")
         result.stsm += name == "STSM"
         result.bulk_copies += name in ("UTMALDG", "UBLKCP")
