@@ -31,6 +31,7 @@ class Machine:
     """What a multiprocessor holds, and its rates in cycles of a quarter for one warp's instruction."""
 
     capability: int
+    multiprocessors: int
     threads: int
     blocks: int
     shared: int
@@ -43,11 +44,11 @@ class Machine:
 
 
 MACHINES = {
-    "sm_80": Machine(80, threads=2048, blocks=32, shared=164 * 1024, fp32=2, hmma=8, products=1024),
-    "sm_90": Machine(90, threads=2048, blocks=32, shared=228 * 1024, fp32=1, hmma=8, products=2048),
-    "safe": Machine(89, threads=1536, blocks=24, shared=100 * 1024, fp32=1, hmma=16, products=512),
+    "sm_80": Machine(80, 108, threads=2048, blocks=32, shared=164 * 1024, fp32=2, hmma=8, products=1024),
+    "sm_90": Machine(90, 132, threads=2048, blocks=32, shared=228 * 1024, fp32=1, hmma=8, products=2048),
+    "safe": Machine(89, 142, threads=1536, blocks=24, shared=100 * 1024, fp32=1, hmma=16, products=512),
 }
-"""By tile table; sm_89 stands for all that use the safe one (it has the least shared memory)."""
+"""By tile table: A100, H100, and L40S (sm_89) for all that use the safe one."""
 
 
 def resident_blocks(machine: Machine, registers: int, shared: int, warps: int) -> int:

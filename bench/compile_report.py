@@ -64,7 +64,7 @@ def describe(launch, compiled: dict, instructions: list) -> dict:
     for counts in map(sass.count, sass.innermost_loops(instructions)):
         adds = next(products, 0) if counts.matrix else 0
         copied = next(bulk, 0) if counts.bulk_copies else 0
-        loops.append(describe_loop(machine, counts, warps, launch.options.num_stages, adds, copied))
+        loops.append(describe_loop(machine, counts, warps, launch.stages, adds, copied))
     return {
         "triton": triton.__version__,
         "table": launch.table,
@@ -74,7 +74,7 @@ def describe(launch, compiled: dict, instructions: list) -> dict:
         "variant": launch.digest(),
         "constants": launch.named_constants(),
         "warps": warps,
-        "stages": launch.options.num_stages,
+        "stages": launch.stages,
         **usage,
         "shared": compiled["shared"],
         "blocks": resident_blocks(machine, usage["registers"], compiled["shared"], warps),
@@ -83,6 +83,7 @@ def describe(launch, compiled: dict, instructions: list) -> dict:
         "stsm": whole.stsm,
         "fp64": sass.double_precision(instructions),
         "global": sass.global_accesses(instructions),
+        "wide_accesses_needed": sass.wide_accesses_needed(compiled["ttgir"], 32 * warps),
         "loops": loops,
         "seconds": round(compiled["seconds"], 2),
     }
@@ -134,7 +135,7 @@ def show(row: dict) -> str:
         f" LDL/STL {row['local']:<3} STSM {row['stsm']:<3}{row['seconds']:5.1f} s  {flags}"
     ]
     for loop in row["loops"]:
-        if not loop["matrix"] and not loop["load_bytes"]:
+        if not loop["matrix"] and not loop["bytes_in_flight"]:
             continue
         kind = ("masked" if loop["masked"] else "unmasked") if loop["matrix"] else "loop"
         bounds = f"ceiling {loop['ceiling']:.2f} lockstep {loop['lockstep']:.2f}" if "ceiling" in loop else ""

@@ -30,8 +30,8 @@ from kernels.documents import Documents
 HIDDEN, WIDTH, HEADS, KV_HEADS = 4096, 14336, 32, 8
 """Llama-3-8B: query heads in groups of 4 to a kv head."""
 
-TOKENS = 192
-OTHER_TOKENS = (1, 333)
+TOKENS = 4096
+OTHER_TOKENS = (1, 3333)
 """Batch sizes that must not need other variants than `TOKENS`."""
 
 ATTENTION_SHAPES = tuple((head_dim, window) for head_dim in (64, 96, 128, 256) for window in (None, 4096))
@@ -53,6 +53,11 @@ class Launch:
     constants: dict[tuple, Any]
     attributes: dict[tuple, Any]
     options: Any
+
+    @property
+    def stages(self) -> int:
+        """Depth of the pipelined loop: the kernel's own STAGES where it has one, else the launch option."""
+        return self.named_constants().get("STAGES", self.options.num_stages)
 
     def source(self) -> ASTSource:
         return ASTSource(self.function, self.signature, self.constants, self.attributes)
@@ -129,13 +134,16 @@ def record(
 
 
 def _use_triton(table: str) -> None:
-    """Makes CPU tensors take the Triton launchers, with this tile table."""
+    """Makes CPU tensors take the Triton launchers, with this tile table and its GPU's number of multiprocessors."""
+    multiprocessors = MACHINES[table].multiprocessors
     for module in MODULES:
         for name in [name for name in vars(module) if name.startswith("_triton_")]:
             setattr(module, name.replace("_triton_", "_torch_"), getattr(module, name))
     for name, module in list(sys.modules.items()):
         if name.startswith("kernels.") and hasattr(module, "architecture"):
             module.architecture = lambda device: table
+        if name.startswith("kernels.") and hasattr(module, "program_count"):
+            module.program_count = lambda tensor, per_multiprocessor: per_multiprocessor * multiprocessors
 
 
 def override_tile(table: str, kernel: str, size: int, fields: dict[str, int]) -> None:

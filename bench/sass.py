@@ -5,8 +5,10 @@ of dK/dV, which holds two loops, is none. Waiting for a barrier in memory is a b
 a spin is part of the loop around it.
 """
 
+import bisect
 import collections
 import dataclasses
+import itertools
 import math
 import re
 import struct
@@ -68,12 +70,9 @@ def disassemble(cubins: Sequence[bytes], capability: int) -> list[list[Instructi
         file.write(b"".join(codes))
         file.flush()
         instructions = parse(_run("nvdisasm", "--binary", f"SM{capability}", file.name))
-    kernels, begin = [], 0
-    for code in codes:
-        end = begin + len(code)
-        kernels.append([instruction for instruction in instructions if begin <= instruction.address < end])
-        begin = end
-    return kernels
+    addresses = [instruction.address for instruction in instructions]
+    ends = [bisect.bisect_left(addresses, end) for end in itertools.accumulate(map(len, codes))]
+    return [instructions[begin:end] for begin, end in itertools.pairwise([0, *ends])]
 
 
 def _run(tool: str, *arguments: str) -> str:
@@ -237,6 +236,19 @@ def global_accesses(instructions: list[Instruction]) -> dict[str, int]:
         if instruction.name in ("LDG", "STG", "LDGSTS"):
             widths[f"{instruction.name}.{8 * lane_bytes(instruction.opcode)}"] += 1
     return dict(sorted(widths.items()))
+
+
+def wide_accesses_needed(ttgir: str, threads: int) -> int:
+    """How many 128-bit accesses of global memory the block accesses of Triton's intermediate code make at least: each
+    with 16 bytes or more for every thread has to be made of them. Fewer in the machine code: some are narrower."""
+    block = re.compile(
+        r"(?:tt\.load|tt\.store|ttg\.async_copy_global_to_local) .*?: tensor<([\dx]+)x!tt\.ptr<[a-z]+(\d+)"
+    )
+    needed = 0
+    for shape, bits in block.findall(ttgir):
+        size = math.prod(int(length) for length in shape.split("x")) * int(bits) // 8
+        needed += size // (16 * threads)
+    return needed
 
 
 def double_precision(instructions: list[Instruction]) -> int:

@@ -110,6 +110,17 @@ def test_products_of_innermost_loops():
     assert sass.loop_products(ttir) == [64 * 128 * 16 + 64 * 16 * 32]
 
 
+def test_wide_accesses_needed():
+    """2,048 two-byte values for 128 threads are two accesses of 16 bytes each; a value for each row is none."""
+    ttgir = """
+      %1 = tt.load %p, %m, %z evictionPolicy = evict_first : tensor<16x128x!tt.ptr<bf16>, #blocked> loc(#loc)
+      %2 = tt.load %q : !tt.ptr<i64> loc(#loc)
+      tt.store %r, %v, %m : tensor<16x!tt.ptr<f32>, #ttg.slice<{dim = 1, parent = #blocked}>> loc(#loc)
+      %3 = ttg.async_copy_global_to_local %p, %s mask %m : tensor<4096x!tt.ptr<f32>, #blocked> -> <4096xf32> loc(#loc)
+    """
+    assert sass.wide_accesses_needed(ttgir, 128) == 2 + 8
+
+
 @pytest.mark.parametrize(
     ("table", "registers", "shared", "warps", "blocks"),
     [
