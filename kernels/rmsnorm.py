@@ -2,15 +2,25 @@
 
 y = x * rstd * weight, rstd = 1 / sqrt(mean(x^2) + eps), everything between load and store in the accumulation dtype.
 
-Bytes moved for T tokens of H 2-byte values: forward 4TH, with residual 8TH; backward 6TH, with residual 8TH (rstd, the
-weight and its partial gradients are small beside them). About 4 and 9 operations a value: bound by memory.
+Bytes moved for T tokens of H 2-byte values: forward 4TH, with residual 8TH; backward 6TH, with residual 8TH. Beside
+them: rstd, 4T; the weight, 2H a program; partial weight gradients, 8H a program, written and read within the cache.
+About 4 and 9 operations a value: bound by memory. Rows stay on the chip between the two passes over them. Above 32 KB a
+row (backward: 24 KB) registers spill; 65,536 values is the limit.
 Saved for backward: the norm's input and rstd [tokens]. Deterministic: each program adds up the weight gradient of its
-own rows, and these partial sums are added in a fixed order.
+own rows, and these partial sums are added in a fixed order; how many there are depends on the GPU, dx does not.
+
+Programs loop over rows while later rows are loaded: Triton's software pipeline copies `stages` - 1 tiles of `rows` rows
+ahead into shared memory, asynchronously and 16 bytes a thread. In flight on a multiprocessor: programs x rows x bytes
+of a row x tensors read x (stages - 1), a tile less while one is reduced. Memory needs bandwidth x latency in flight:
+about 20 KB a multiprocessor on an H100 (3.35 TB/s x 0.8 us / 132), 30 KB on an H200, 15 KB on an A100. The table keeps
+32 KB or more, during a reduction too, where registers and shared memory allow.
 """
 
 import torch
 
+from .chunks import load_row, store_chunk
 from .common import accumulation_dtype, check_alike, check_floating, program_count
+from .tiles import architecture, tile
 from .triton_or_stub import tl, triton
 
 _LARGEST_HIDDEN = 1 << 16  # a row lives in one program's registers
@@ -40,8 +50,8 @@ def rmsnorm_forward(
 
 def rmsnorm_apply(x: torch.Tensor, weight: torch.Tensor, rstd: torch.Tensor) -> torch.Tensor:
     """The norm's output again, to the bit, from its input x [tokens, hidden] and the saved rstd [tokens]."""
-    run = _triton_apply if x.is_cuda else _torch_apply
-    return run(x, weight, rstd)
+    run = _triton_forward if x.is_cuda else _torch_forward
+    return run(x, weight, 0.0, None, torch.empty(x.shape, dtype=x.dtype, device=x.device), rstd)[0]
 
 
 def rmsnorm_backward(
@@ -68,19 +78,16 @@ def rmsnorm_backward(
 # ---- plain-torch twin ------------------------------------------------------------------------------------------------
 
 
-def _torch_forward(x, weight, eps, residual, out):
+def _torch_forward(x, weight, eps, residual, out, rstd=None):
     summed = x if residual is None else x + residual
     wide = summed.to(accumulation_dtype(x.dtype))
-    rstd = torch.linalg.vector_norm(wide, dim=-1).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    if rstd is None:
+        rstd = torch.linalg.vector_norm(wide, dim=-1).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
     if wide.dtype == out.dtype:
         torch.mul(wide, rstd[:, None], out=out).mul_(weight)
     else:
         out.copy_((wide * rstd[:, None]).mul_(weight))
     return (out, rstd) if residual is None else (out, rstd, summed)
-
-
-def _torch_apply(x, weight, rstd):
-    return (x.to(rstd.dtype) * rstd[:, None]).mul_(weight).to(x.dtype)
 
 
 def _torch_backward(dy, x, weight, rstd, weight_grad, dsummed, out):
@@ -113,123 +120,157 @@ def _forward_kernel(
     residual_stride,
     y_stride,
     HIDDEN: tl.constexpr,
-    BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    STAGES: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
     HAS_RSTD: tl.constexpr,  # rstd is given; only y is computed
 ):
     acc = rstd_pointer.dtype.element_ty
-    column = tl.arange(0, BLOCK)
-    inside = column < HIDDEN
-    weight = tl.cast(tl.load(weight_pointer + column, mask=inside, other=0.0), acc)  # [BLOCK]
-    for row in range(tl.program_id(0), rows, tl.num_programs(0)):
-        at = tl.cast(row, tl.int64)
-        x = tl.load(x_pointer + at * x_stride + column, mask=inside, other=0.0)
+    column = tl.arange(0, COLUMNS)[None, :]
+    weight = load_row(weight_pointer, column, column >= 0, HIDDEN, COLUMNS)
+    step = tl.num_programs(0) * ROWS
+    for first in tl.range(tl.program_id(0) * ROWS, rows, step, num_stages=STAGES):
+        row = tl.cast(first, tl.int64) + tl.arange(0, ROWS)[:, None]
+        inside = row < rows
+        x = load_row(x_pointer + row * x_stride, column, inside, HIDDEN, COLUMNS)  # chunks of [ROWS, COLUMNS]
         if HAS_RESIDUAL:
-            residual = tl.load(residual_pointer + at * residual_stride + column, mask=inside, other=0.0)
-            x = tl.cast(tl.cast(x, acc) + tl.cast(residual, acc), x.dtype)
-            tl.store(summed_pointer + at * HIDDEN + column, x, mask=inside)
-        wide = tl.cast(x, acc)
+            residual = load_row(residual_pointer + row * residual_stride, column, inside, HIDDEN, COLUMNS)
+            summed = ()
+            for i in tl.static_range(len(x)):
+                total = tl.cast(tl.cast(x[i], acc) + tl.cast(residual[i], acc), x_pointer.dtype.element_ty)
+                store_chunk(summed_pointer + row * HIDDEN, total, column, inside, i, HIDDEN, COLUMNS)
+                summed += (total,)
+            x = summed
         if HAS_RSTD:
-            rstd = tl.load(rstd_pointer + at)
+            rstd = tl.load(rstd_pointer + row, mask=inside, other=0.0)
         else:
-            mean = tl.sum(wide * wide, axis=0) / HIDDEN
+            squares = tl.zeros((ROWS, COLUMNS), dtype=acc)
+            for i in tl.static_range(len(x)):
+                squares += tl.cast(x[i], acc) * tl.cast(x[i], acc)
+            mean = tl.sum(squares, axis=1, keep_dims=True) / HIDDEN
             rstd = 1.0 / tl.sqrt(mean + tl.cast(eps, acc))
-            tl.store(rstd_pointer + at, rstd)
-        y = wide * rstd * weight
-        tl.store(y_pointer + at * y_stride + column, tl.cast(y, y_pointer.dtype.element_ty), mask=inside)
+            tl.store(rstd_pointer + row, rstd, mask=inside)
+        for i in tl.static_range(len(x)):
+            y = tl.cast(x[i], acc) * rstd * tl.cast(weight[i], acc)
+            store_chunk(y_pointer + row * y_stride, y, column, inside, i, HIDDEN, COLUMNS)
 
 
-@triton.jit(do_not_specialize=["rows", "rows_per_program"])
+@triton.jit(do_not_specialize=["rows"])
 def _backward_kernel(
     dy_pointer,  # [rows, HIDDEN]
     x_pointer,  # [rows, HIDDEN]
     weight_pointer,  # [HIDDEN]
     rstd_pointer,  # [rows]
     dsummed_pointer,  # [rows, HIDDEN] or unused
-    dx_pointer,  # [rows, HIDDEN]
+    dx_pointer,  # [rows, HIDDEN], may be dy or dsummed
     partial_pointer,  # [programs, HIDDEN] or unused
     rows,
-    rows_per_program,
     dy_stride,
     x_stride,
     dsummed_stride,
     dx_stride,
     HIDDEN: tl.constexpr,
-    BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    STAGES: tl.constexpr,
     HAS_SUMMED: tl.constexpr,
     HAS_WEIGHT_GRAD: tl.constexpr,
 ):
     acc = rstd_pointer.dtype.element_ty
-    column = tl.arange(0, BLOCK)
-    inside = column < HIDDEN
-    weight = tl.cast(tl.load(weight_pointer + column, mask=inside, other=0.0), acc)  # [BLOCK]
-    partial = tl.zeros((BLOCK,), dtype=acc)
-    first = tl.program_id(0) * rows_per_program
-    for row in range(first, tl.minimum(first + rows_per_program, rows)):
-        at = tl.cast(row, tl.int64)
-        dy = tl.cast(tl.load(dy_pointer + at * dy_stride + column, mask=inside, other=0.0), acc)
-        x = tl.cast(tl.load(x_pointer + at * x_stride + column, mask=inside, other=0.0), acc)
-        rstd = tl.load(rstd_pointer + at)
-        normed = x * rstd
-        scaled = dy * weight
-        mean = tl.sum(scaled * normed, axis=0) / HIDDEN
-        dx = rstd * (scaled - normed * mean)
+    column = tl.arange(0, COLUMNS)[None, :]
+    weight = load_row(weight_pointer, column, column >= 0, HIDDEN, COLUMNS)
+    partial = ()
+    for _ in tl.static_range(len(weight)):
+        partial += (tl.zeros((ROWS, COLUMNS), dtype=acc),)
+    step = tl.num_programs(0) * ROWS
+    for first in tl.range(tl.program_id(0) * ROWS, rows, step, num_stages=STAGES):
+        row = tl.cast(first, tl.int64) + tl.arange(0, ROWS)[:, None]
+        inside = row < rows
+        dy = load_row(dy_pointer + row * dy_stride, column, inside, HIDDEN, COLUMNS)  # chunks of [ROWS, COLUMNS]
+        x = load_row(x_pointer + row * x_stride, column, inside, HIDDEN, COLUMNS)
         if HAS_SUMMED:
-            dx += tl.cast(tl.load(dsummed_pointer + at * dsummed_stride + column, mask=inside, other=0.0), acc)
-        tl.store(dx_pointer + at * dx_stride + column, tl.cast(dx, dx_pointer.dtype.element_ty), mask=inside)
+            dsummed = load_row(dsummed_pointer + row * dsummed_stride, column, inside, HIDDEN, COLUMNS)
+        rstd = tl.load(rstd_pointer + row, mask=inside, other=0.0)
+        products = tl.zeros((ROWS, COLUMNS), dtype=acc)
+        for i in tl.static_range(len(x)):
+            products += tl.cast(dy[i], acc) * tl.cast(weight[i], acc) * (tl.cast(x[i], acc) * rstd)
+        mean = tl.sum(products, axis=1, keep_dims=True) / HIDDEN
+        added = ()
+        for i in tl.static_range(len(x)):
+            wide = tl.cast(dy[i], acc)
+            normed = tl.cast(x[i], acc) * rstd
+            dx = rstd * (wide * tl.cast(weight[i], acc) - normed * mean)
+            if HAS_SUMMED:
+                dx += tl.cast(dsummed[i], acc)
+            store_chunk(dx_pointer + row * dx_stride, dx, column, inside, i, HIDDEN, COLUMNS)
+            added += (partial[i] + wide * normed,)
         if HAS_WEIGHT_GRAD:
-            partial += dy * normed
+            partial = added
     if HAS_WEIGHT_GRAD:
-        tl.store(partial_pointer + tl.program_id(0) * HIDDEN + column, partial, mask=inside)
+        for i in tl.static_range(len(partial)):
+            total = tl.sum(partial[i], axis=0, keep_dims=True)
+            store_chunk(partial_pointer + tl.program_id(0) * HIDDEN, total, column, column >= 0, i, HIDDEN, COLUMNS)
 
 
-def _warps(block: int) -> int:
-    """16 values a thread: enough loads in flight, few enough registers."""
-    return min(16, max(1, block // 512))
+@triton.jit(do_not_specialize=["programs"])
+def _weight_grad_kernel(
+    partial_pointer,  # [programs, HIDDEN]
+    weight_grad_pointer,  # [HIDDEN]
+    programs,
+    HIDDEN: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Adds the programs' partial sums; COLUMNS columns belong to one program, so the order of the sum is fixed."""
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    total = tl.zeros((ROWS, COLUMNS), dtype=weight_grad_pointer.dtype.element_ty)
+    for first in range(0, programs, ROWS):
+        row = first + tl.arange(0, ROWS)
+        inside = (row < programs)[:, None] & (column < HIDDEN)[None, :]
+        total += tl.load(partial_pointer + row[:, None] * HIDDEN + column[None, :], mask=inside, other=0.0)
+    before = tl.load(weight_grad_pointer + column, mask=column < HIDDEN, other=0.0)
+    tl.store(weight_grad_pointer + column, before + tl.sum(total, axis=0), mask=column < HIDDEN)
 
 
-def _triton_forward(x, weight, eps, residual, out):
-    rstd = torch.empty(x.shape[0], dtype=accumulation_dtype(x.dtype), device=x.device)
+def _configuration(kernel: str, x: torch.Tensor) -> tuple[int, dict[str, int]]:
+    """How many programs share x's rows, and the launch options for rows of this size in bytes."""
+    tiling = tile(kernel, x.shape[1] * x.element_size(), architecture(x.device))
+    programs = max(1, min(triton.cdiv(x.shape[0], tiling.rows), program_count(x, tiling.programs)))
+    shape = {"HIDDEN": x.shape[1], "ROWS": tiling.rows, "COLUMNS": tiling.columns, "STAGES": tiling.stages}
+    return programs, shape | {"num_warps": tiling.warps}
+
+
+def _triton_forward(x, weight, eps, residual, out, rstd=None):
+    has_rstd = rstd is not None
+    if not has_rstd:
+        rstd = torch.empty(x.shape[0], dtype=accumulation_dtype(x.dtype), device=x.device)
     summed = None if residual is None else torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    _launch_forward(x, weight, eps, residual, out, summed, rstd, has_rstd=False)
-    return (out, rstd) if residual is None else (out, rstd, summed)
-
-
-def _triton_apply(x, weight, rstd):
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    _launch_forward(x, weight, 0.0, None, out, None, rstd, has_rstd=True)
-    return out
-
-
-def _launch_forward(x, weight, eps, residual, out, summed, rstd, has_rstd):
-    rows, hidden = x.shape
-    block = triton.next_power_of_2(hidden)
+    programs, options = _configuration("rmsnorm_forward", x)
     with torch.cuda.device_of(x):
-        _forward_kernel[(max(1, min(rows, program_count(x, 8))),)](
+        _forward_kernel[(programs,)](
             x,
             residual,
             weight,
             out,
             summed,
             rstd,
-            rows,
+            x.shape[0],
             eps,
             x.stride(0),
             0 if residual is None else residual.stride(0),
             out.stride(0),
-            HIDDEN=hidden,
-            BLOCK=block,
             HAS_RESIDUAL=residual is not None,
             HAS_RSTD=has_rstd,
-            num_warps=_warps(block),
+            **options,
         )
+    return (out, rstd) if residual is None else (out, rstd, summed)
 
 
 def _triton_backward(dy, x, weight, rstd, weight_grad, dsummed, out):
-    rows, hidden = x.shape
-    programs = max(1, min(rows, program_count(x, 2)))
+    hidden = x.shape[1]
+    programs, options = _configuration("rmsnorm_backward", x)
     partial = None if weight_grad is None else torch.empty((programs, hidden), dtype=rstd.dtype, device=x.device)
-    block = triton.next_power_of_2(hidden)
     with torch.cuda.device_of(x):
         _backward_kernel[(programs,)](
             dy,
@@ -239,20 +280,20 @@ def _triton_backward(dy, x, weight, rstd, weight_grad, dsummed, out):
             dsummed,
             out,
             partial,
-            rows,
-            triton.cdiv(rows, programs),
+            x.shape[0],
             dy.stride(0),
             x.stride(0),
             0 if dsummed is None else dsummed.stride(0),
             out.stride(0),
-            HIDDEN=hidden,
-            BLOCK=block,
             HAS_SUMMED=dsummed is not None,
             HAS_WEIGHT_GRAD=weight_grad is not None,
-            num_warps=_warps(block),
+            **options,
         )
-    if weight_grad is not None:
-        weight_grad.add_(partial.sum(0))
+        if weight_grad is not None:
+            tiling = tile("rmsnorm_weight_grad", hidden, architecture(x.device))
+            shape = {"HIDDEN": hidden, "ROWS": tiling.rows, "COLUMNS": tiling.columns}
+            grid = (triton.cdiv(hidden, tiling.columns),)
+            _weight_grad_kernel[grid](partial, weight_grad, programs, **shape, num_warps=tiling.warps)
     return out
 
 
