@@ -148,6 +148,30 @@ def show(row: dict) -> str:
     return "\n".join(lines)
 
 
+def markdown(rows: list[dict]) -> str:
+    """The rows as the table of README.md; for each loop with matrix products, unmasked / masked, its two bounds."""
+    head = "table kernel head_dim constants warps stages registers stack shared blocks/SM matrix ceiling lockstep"
+    lines = ["| " + " | ".join(head.split()) + " |", "|---" * len(head.split()) + "|"]
+    for row in rows:
+        tile = "x".join(str(row["constants"][key]) for key in ("ROWS", "COLUMNS") if key in row["constants"])
+        flags = [key.removeprefix("HAS_") for key, value in row["constants"].items() if value is True]
+        matrix = "/".join(sorted({opcode.partition(".")[0] for opcode in row["matrix"]})) or "-"
+        bounds = [
+            " / ".join(f"{loop[bound]:.2f}" for loop in row["loops"] if bound in loop) or "-"
+            for bound in ("ceiling", "lockstep")
+        ]
+        cells = [
+            row["table"],
+            row["kernel"],
+            row["head_dim"] or "-",
+            " ".join(filter(None, [tile, *flags])) or "-",
+            row["warps"],
+        ]
+        cells += [row["stages"], row["registers"], row["stack"], f"{row['shared'] / 1024:.0f} KB", row["blocks"]]
+        lines.append("| " + " | ".join(map(str, [*cells, matrix, *bounds])) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def summarise(rows: list[dict], more: dict[str, int], jobs: int, seconds: float) -> dict:
     """What is true of the whole set."""
     variants = {table: sum(row["table"] == table for row in rows) for table in more}
@@ -178,10 +202,12 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", action="append", choices=TABLES, help="tile table, may be repeated (default: all)")
     parser.add_argument("--json", type=Path, help="file to write all rows to")
+    parser.add_argument("--markdown", type=Path, help="file to write the table of README.md to")
     parser.add_argument("--cubins", type=Path, help="folder to write cubins and their SASS to")
     parser.add_argument("--kernel", action="append", default=[], help="only kernels whose name has this in it")
     parser.add_argument("--head-dim", action="append", type=int, help="only attention with this head_dim")
     parser.add_argument("--quick", action="store_true", help="attention with a window at head_dim 128 only")
+    parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
     parser.add_argument("--tile", action="append", default=[], metavar="KERNEL:SIZE=ROWS,COLUMNS,WARPS,STAGES")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
     parser.add_argument("--triton", type=Path, help="folder of another Triton (made by pip install --target)")
@@ -216,8 +242,11 @@ def main() -> None:
         _with_other_triton(arguments.triton)
     if os.environ.get("TRITON_INTERPRET"):
         sys.exit("TRITON_INTERPRET is set, so Triton interprets and has no compiler; unset it")
+    import torch
+
     from bench.launches import ATTENTION_SHAPES, OTHER_TOKENS, record
 
+    dtype = getattr(torch, arguments.dtype)
     tables = arguments.arch or list(TABLES)
     for text in arguments.tile:
         _override_tile(tables, text)
@@ -229,11 +258,9 @@ def main() -> None:
     ]
     launches, more = [], {}
     for table in tables:
-        recorded = record(table, shapes)
-        keys = {launch.key() for launch in recorded}
-        more[table] = len(
-            {launch.key() for tokens in OTHER_TOKENS for launch in record(table, shapes, tokens=tokens)} - keys
-        )
+        recorded = record(table, shapes, dtype=dtype)
+        others = [launch for tokens in OTHER_TOKENS for launch in record(table, shapes, dtype=dtype, tokens=tokens)]
+        more[table] = len({launch.key() for launch in others} - {launch.key() for launch in recorded})
         launches += recorded
     if arguments.kernel:
         launches = [launch for launch in launches if any(name in launch.kernel for name in arguments.kernel)]
@@ -246,6 +273,8 @@ def main() -> None:
     summary = summarise(rows, more, arguments.jobs, time.perf_counter() - began)
     print("\n".join(map(show, rows)))
     print(json.dumps(summary))
+    if arguments.markdown:
+        arguments.markdown.write_text(markdown(rows))
     if arguments.json:
         arguments.json.write_text(json.dumps({**summary, "rows": rows}, indent=1) + "\n")
 

@@ -7,7 +7,7 @@ specialised exactly as at run time. Torch's CPU tensors start at multiples of 64
 of 512, which Triton sees alike (it asks for 16).
 
 To add an operator: its module to `MODULES`, and to `OPERATORS` a function of (recorder, dtype, tokens) that calls the
-plain functions, inside `with recorder.case(head_dim, window)` where there is one.
+plain functions, inside `with recorder.case(head_dim, window)` where there is one; or to `ATTENTION_OPERATORS`.
 """
 
 import contextlib
@@ -122,14 +122,18 @@ def record(
     dtype: torch.dtype = torch.bfloat16,
     tokens: int = TOKENS,
 ) -> list[Launch]:
-    """Every variant that the operators launch with this tile table, attention for each (head_dim, window)."""
+    """Every variant that the operators launch with this tile table, attention for each (head_dim, window).
+
+    float32 takes the table of that name wherever products are made, as at run time.
+    """
     _use_triton(table)
     recorder = Recorder(table)
     with recorder.recording():
         for operator in OPERATORS:
             operator(recorder, dtype, tokens)
         for head_dim, window in attention_shapes:
-            attention_launches(recorder, dtype, tokens, head_dim, window)
+            for operator in ATTENTION_OPERATORS:
+                operator(recorder, dtype, tokens, head_dim, window)
     return list(recorder.launches.values())
 
 
@@ -196,4 +200,5 @@ def attention_launches(recorder: Recorder, dtype: torch.dtype, tokens: int, head
 
 MODULES = (attention, attention_backward, rmsnorm, rope, swiglu)
 OPERATORS = (rmsnorm_launches, rope_launches, swiglu_launches)
-"""All but attention, which `record` runs for each shape."""
+ATTENTION_OPERATORS = (attention_launches,)
+"""These take a head_dim and a window too."""

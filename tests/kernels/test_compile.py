@@ -22,19 +22,23 @@ STACK_REASONS: dict[tuple[str, str, int | None], str] = {}
 """(tile table, kernel, head_dim) -> why up to 128 bytes of stack, outside the loops, are the lesser evil there."""
 
 
-@pytest.fixture(scope="module", params=[None, OTHER_TRITON], ids=["triton", "triton-3.6.0"])
-def report(request, tmp_path_factory):
-    """The report of one Triton version over all tile tables. In a process of its own: with TRITON_INTERPRET set, this
-    one has no compiler."""
-    if request.param and not request.param.is_dir():
-        pytest.skip(f"no second Triton in {request.param}; `make test` installs it on Linux")
+def run_report(out, *options):
+    """What `bench/compile_report.py` writes. In a process of its own: with TRITON_INTERPRET set, this one has no
+    compiler."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    out = tmp_path_factory.mktemp("report") / "report.json"
-    command = [sys.executable, ROOT / "bench" / "compile_report.py", "--quick", "--jobs", "2", "--json", out]
-    command += ["--triton", request.param] if request.param else []
+    command = [sys.executable, ROOT / "bench" / "compile_report.py", "--quick", "--jobs", "2", "--json", out, *options]
     run = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return json.loads(out.read_text())
+
+
+@pytest.fixture(scope="module", params=[None, OTHER_TRITON], ids=["triton", "triton-3.6.0"])
+def report(request, tmp_path_factory):
+    """The report of one Triton version over all tile tables."""
+    if request.param and not request.param.is_dir():
+        pytest.skip(f"no second Triton in {request.param}; `make test` installs it on Linux")
+    options = ["--triton", request.param] if request.param else []
+    return run_report(tmp_path_factory.mktemp("report") / "report.json", *options)
 
 
 def assert_none(rows, is_wrong):
@@ -148,3 +152,11 @@ def test_bounds_are_bounds(report):
     loops = [loop for row in report["rows"] for loop in matrix_loops(row)]
     assert loops
     assert all(0 < loop[bound] <= 1 for loop in loops for bound in ("ceiling", "lockstep"))
+
+
+def test_float32_products_are_not_rounded(tmp_path):
+    """On FP32 units: the matrix units would round the operands to TF32."""
+    options = ["--arch", "sm_80", "--dtype", "float32", "--head-dim", "64"]
+    report = run_report(tmp_path / "float32.json", *options, "--kernel", "attention", "--kernel", "decode")
+    assert {row["kernel"] for row in report["rows"]} >= {*ATTENTION}
+    assert_none(report["rows"], lambda row: row["matrix"] or row["shared"] > SHARED_MEMORY["safe"])
