@@ -1,5 +1,7 @@
 """What every operator shares: argument checks of the public operators, the accumulation dtype, launch helpers."""
 
+import functools
+
 import torch
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -52,6 +54,10 @@ def check_device(name: str, tensor: torch.Tensor, like_name: str, like: torch.Te
 
 def program_count(tensor: torch.Tensor, per_multiprocessor: int) -> int:
     """How many programs a persistent kernel starts: so many per multiprocessor, and a few in the CPU interpreter."""
-    if not tensor.is_cuda:
-        return 3
-    return per_multiprocessor * torch.cuda.get_device_properties(tensor.device).multi_processor_count
+    return per_multiprocessor * _multiprocessors(tensor.device) if tensor.is_cuda else 3
+
+
+@functools.cache
+def _multiprocessors(device: torch.device) -> int:
+    """Asked for once: the query costs more than the launch of a small kernel."""
+    return torch.cuda.get_device_properties(device).multi_processor_count
