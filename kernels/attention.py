@@ -48,13 +48,14 @@ def attention_forward(
 
     q [tokens, heads, head_dim]; k, v [keys, kv_heads, head_dim]; heads is a multiple of kv_heads, query head h reads
     kv head h // (heads / kv_heads). All may be strided views (of the packed qkv), the last dimension without gaps.
-    `scale` defaults to head_dim ** -0.5. `out` receives the result. Returns (out [tokens, heads, head_dim],
+    `scale`, above 0, defaults to head_dim ** -0.5. `out` receives the result. Returns (out [tokens, heads, head_dim],
     lse [heads, tokens], natural logarithm, accumulation dtype).
 
     `key_documents` (as many documents, other lengths; for cached prefixes) aligns the last query of each document with
     its last key: j <= i + keys - queries. A query that reads no key gives out = 0 and lse = -inf.
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
+    assert scale > 0
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device) if out is None else out
     lse = torch.empty((q.shape[1], q.shape[0]), dtype=accumulation_dtype(q.dtype), device=q.device)
     run = _triton_forward if q.is_cuda else _torch_forward
@@ -243,32 +244,12 @@ def _triton_forward(q, k, v, documents, key_documents, window, scale, out, lse):
         return
     with torch.cuda.device_of(q):
         _forward_kernel[(work.shape[0] * heads,)](
-            q,
-            k,
-            v,
-            out,
-            lse,
-            work,
-            documents.cu_seqlens,
-            key_documents.cu_seqlens,
-            tokens,
+            q, k, v, out, lse, work, documents.cu_seqlens, key_documents.cu_seqlens, tokens,
             min(window or 0, k.shape[0]),  # no distance is longer; a huge one would overflow sums of positions
-            scale,
-            *q.stride()[:2],
-            *k.stride()[:2],
-            *v.stride()[:2],
-            *out.stride()[:2],
-            HEADS=heads,
-            GROUP=heads // k.shape[1],
-            HEAD_DIM=head_dim,
-            FIRST=first,
-            SECOND=second,
-            ROWS=tile.rows,
-            COLUMNS=tile.columns,
-            HAS_WINDOW=window is not None,
-            num_warps=tile.warps,
-            num_stages=tile.stages,
-        )
+            scale, *(stride for x in (q, k, v, out) for stride in x.stride()[:2]),
+            HEADS=heads, GROUP=heads // k.shape[1], HEAD_DIM=head_dim, FIRST=first, SECOND=second, ROWS=tile.rows,
+            COLUMNS=tile.columns, HAS_WINDOW=window is not None, num_warps=tile.warps, num_stages=tile.stages,
+        )  # fmt: skip
 
 
 # ---- layer 2: public operator ----------------------------------------------------------------------------------------
@@ -282,30 +263,52 @@ def attention(
     *,
     window: int | None = None,
     scale: float | None = None,
-) -> torch.Tensor:
+    key_documents: Documents | None = None,
+    return_lse: bool = False,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Causal attention over packed documents, [tokens, heads, head_dim]: arguments as in `attention_forward`.
 
-    Differentiable once with respect to q, k and v, works under torch.compile; head_dim is a multiple of 8 up to 256.
-    Raises ValueError for a wrong shape, stride, dtype or device.
+    head_dim is a multiple of 8 up to 256. With `return_lse` also the softmax's log-sum-exp [heads, tokens], which
+    `merge_attention` takes. Both are differentiable once with respect to q, k and v, and work under torch.compile; with
+    `key_documents` (other keys than the queries' own) there is no gradient. Raises ValueError for a wrong shape,
+    stride, dtype or device.
     """
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         check_floating(name, tensor, 3)
         check_alike(name, tensor, "q", q)
     check_device("documents", documents.cu_seqlens, "q", q)
-    tokens, heads, head_dim = q.shape
-    if k.shape != v.shape or k.shape[0] != tokens or k.shape[2] != head_dim:
-        raise ValueError("k and v must have one shape, [tokens, kv_heads, head_dim], with q's tokens and head_dim")
+    heads, head_dim = q.shape[1:]
+    if k.shape != v.shape or k.shape[2] != head_dim:
+        raise ValueError("k and v must have one shape, [keys, kv_heads, head_dim], with q's head_dim")
     if head_dim % 8 or not 8 <= head_dim <= LARGEST_HEAD_DIM:
         raise ValueError(f"head_dim is {head_dim}; it must be a multiple of 8 up to {LARGEST_HEAD_DIM}")
     if k.shape[1] == 0 or heads % k.shape[1]:
         raise ValueError(f"{heads} query heads are not a multiple of {k.shape[1]} kv heads")
-    if documents.positions.shape[0] != tokens:
-        raise ValueError("documents were built for another number of tokens than q has")
     if window is not None and window < 1:
         raise ValueError(f"window is {window}; it counts the query itself, so at least 1 (None: no window)")
+    if scale is not None and scale <= 0:
+        raise ValueError(f"scale is {scale}; it must be above 0 (None: head_dim ** -0.5)")
+    _check_documents(q, k, documents, key_documents)
     if q.is_cuda:
         check_triton_dtype(q.dtype)
-    return _attention_op(q, k, v, documents.tensors(), window, head_dim**-0.5 if scale is None else scale)[0]
+    scale = head_dim**-0.5 if scale is None else scale
+    key_tensors = [] if key_documents is None else key_documents.tensors()
+    out, lse = _attention_op(q, k, v, documents.tensors(), key_tensors, window, scale)
+    return (out, lse) if return_lse else out
+
+
+def _check_documents(q, k, documents, key_documents):
+    if documents.positions.shape[0] != q.shape[0]:
+        raise ValueError("documents were built for another number of tokens than q has")
+    if key_documents is None:
+        if k.shape[0] != q.shape[0]:
+            raise ValueError("k and v must have as many tokens as q; for other numbers give key_documents")
+        return
+    check_device("key_documents", key_documents.cu_seqlens, "q", q)
+    if key_documents.positions.shape[0] != k.shape[0]:
+        raise ValueError("key_documents were built for another number of tokens than k has")
+    if key_documents.cu_seqlens.shape != documents.cu_seqlens.shape:
+        raise ValueError("documents and key_documents must be equally many")
 
 
 @torch.library.custom_op("materia::attention", mutates_args=())
@@ -314,21 +317,24 @@ def _attention_op(
     k: torch.Tensor,
     v: torch.Tensor,
     documents: Sequence[torch.Tensor],
+    key_documents: Sequence[torch.Tensor],
     window: int | None,
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    return attention_forward(q, k, v, Documents.of(documents), window=window, scale=scale)
+    keys = Documents.of(key_documents) if key_documents else None
+    return attention_forward(q, k, v, Documents.of(documents), window=window, scale=scale, key_documents=keys)
 
 
 @_attention_op.register_fake
-def _(q, k, v, documents, window, scale):
+def _(q, k, v, documents, key_documents, window, scale):
     lse = torch.empty((q.shape[1], q.shape[0]), dtype=accumulation_dtype(q.dtype), device=q.device)
     return torch.empty(q.shape, dtype=q.dtype, device=q.device), lse
 
 
 @torch.library.custom_op("materia::attention_backward", mutates_args=())
 def _attention_backward_op(
-    dout: torch.Tensor,
+    dout: torch.Tensor | None,
+    dlse: torch.Tensor | None,
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
@@ -339,25 +345,33 @@ def _attention_backward_op(
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
-    dout = dout.contiguous()  # an expanded gradient (of out.sum(), say) has stride 0
-    attention_backward(dout, q, k, v, out, lse, Documents.of(documents), dq, dk, dv, window=window, scale=scale)
+    # an expanded gradient (of out.sum(), say) has stride 0
+    dout = torch.zeros_like(out) if dout is None else dout.contiguous()
+    dlse = None if dlse is None else dlse.contiguous()
+    attention_backward(
+        dout, q, k, v, out, lse, Documents.of(documents), dq, dk, dv, window=window, scale=scale, dlse=dlse
+    )
     return dq, dk, dv
 
 
 @_attention_backward_op.register_fake
-def _(dout, q, k, v, out, lse, documents, window, scale):
+def _(dout, dlse, q, k, v, out, lse, documents, window, scale):
     return tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
 
 
 def _setup(ctx, inputs, output):
-    q, k, v, documents, ctx.window, ctx.scale = inputs
+    q, k, v, documents, key_documents, ctx.window, ctx.scale = inputs
+    ctx.set_materialize_grads(False)
+    ctx.key_tensors = len(key_documents)
     ctx.save_for_backward(q, k, v, *output, *documents)
 
 
-def _backward(ctx, dout, _dlse):
+def _backward(ctx, dout, dlse):
+    if ctx.key_tensors:
+        raise RuntimeError("attention with key_documents has no gradient: call it under torch.no_grad()")
     q, k, v, out, lse, *documents = ctx.saved_tensors
-    dq, dk, dv = _attention_backward_op(dout, q, k, v, out, lse, documents, ctx.window, ctx.scale)
-    return dq, dk, dv, [None] * len(documents), None, None
+    dq, dk, dv = _attention_backward_op(dout, dlse, q, k, v, out, lse, documents, ctx.window, ctx.scale)
+    return dq, dk, dv, [None] * len(documents), [], None, None
 
 
 _attention_op.register_autograd(_backward, setup_context=_setup)

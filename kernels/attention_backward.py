@@ -47,42 +47,45 @@ def attention_backward(
     *,
     window: int | None = None,
     scale: float | None = None,
+    dlse: torch.Tensor | None = None,
 ) -> None:
     """Writes the gradients of `attention_forward` (same documents for queries and keys) into dq, dk, dv.
 
     dout, q, out, dq [tokens, heads, head_dim]; k, v, dk, dv [tokens, kv_heads, head_dim]; lse [heads, tokens] as the
     forward pass returned it. All may be strided views, the last dimension without gaps; dq, dk, dv may be parts of one
-    packed buffer, but must not overlap the inputs.
+    packed buffer, but must not overlap the inputs. `dlse`, contiguous [heads, tokens] in lse's dtype, is a gradient
+    that reaches lse itself: d lse / d score = p, so ds = p * (dout v^T - delta + dlse).
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
+    assert scale > 0
     run = _triton_backward if q.is_cuda else _torch_backward
-    run(dout, q, k, v, out, lse, documents, dq, dk, dv, window, scale)
+    run(dout, q, k, v, out, lse, documents, dq, dk, dv, window, scale, dlse)
 
 
 # ---- plain-torch twin ------------------------------------------------------------------------------------------------
 
 
-def _torch_backward(dout, q, k, v, out, lse, documents, dq, dk, dv, window, scale):
-    """torch's CPU flash attention backward: one call for each group of documents of similar length."""
+def _torch_backward(dout, q, k, v, out, lse, documents, dq, dk, dv, window, scale, dlse):
+    """torch's CPU flash attention backward: one call for each group of documents of similar length.
+
+    It knows no gradient of lse. A further column does: with 1 in v and dlse in dout the product dout v^T grows by dlse,
+    and with 0 in out delta does not.
+    """
+    if dlse is not None:
+        columns = [torch.full_like(x[..., :1], 1.0 if x is v else 0.0) for x in (q, k, v, out)]
+        q, k, v, out = (torch.cat(pair, -1) for pair in zip((q, k, v, out), columns, strict=True))
+        dout = torch.cat([dout, dlse.t()[..., None].to(dout.dtype)], -1)
     for batch in padded_batches(tuple(documents.cu_seqlens.tolist())):
         mask = visible(batch.length, batch.length, window, q)
         keys, values = (repeat_heads(take(batch, x), q.shape[1]) for x in (k, v))
         gradients = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            take(batch, dout),
-            take(batch, q),
-            keys,
-            values,
-            take(batch, out),
-            take(batch, lse.t()[..., None])[..., 0],
-            0.0,
-            mask is None,
-            attn_mask=mask,
-            scale=scale,
-        )
+            take(batch, dout), take(batch, q), keys, values, take(batch, out), take(batch, lse.t()[..., None])[..., 0],
+            0.0, mask is None, attn_mask=mask, scale=scale,
+        )  # fmt: skip
         for gradient, destination in zip(gradients, (dq, dk, dv), strict=True):
             kv_heads = destination.shape[1]  # query heads that share a kv head add up
             summed = gradient if kv_heads == gradient.shape[1] else gradient.unflatten(1, (kv_heads, -1)).sum(2)
-            place(batch, summed, destination)
+            place(batch, summed[..., : destination.shape[2]], destination)
 
 
 # ---- Triton ----------------------------------------------------------------------------------------------------------
@@ -93,29 +96,31 @@ def _delta_kernel(
     dout_pointer,  # [tokens, HEADS, HEAD_DIM]
     out_pointer,  # [tokens, HEADS, HEAD_DIM]
     lse_pointer,  # [HEADS, tokens]
+    dlse_pointer,  # [HEADS, tokens] or unused
     starts_pointer,  # [2, HEADS, tokens]
     tokens,
     scale,
     dout_stride, dout_head_stride,
     out_stride, out_head_stride,
-    HEADS: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    BLOCK_DIM: tl.constexpr,
-    ROWS: tl.constexpr,
-):
-    """-lse / scale and -delta of ROWS tokens of one head: from these the products that give scores and dp start."""
+    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, ROWS: tl.constexpr, HAS_DLSE: tl.constexpr,
+):  # fmt: skip
+    """-lse / scale and dlse - delta of ROWS tokens of one head: from these the products that give scores and dp start.
+    """
     start, head = tl.program_id(0) // HEADS * ROWS, tl.cast(tl.program_id(0) % HEADS, tl.int64)
     row, last_row = tl.arange(0, ROWS), tokens - 1 - start
     dout_pointer += tl.cast(start, tl.int64) * dout_stride + head * dout_head_stride
     out_pointer += tl.cast(start, tl.int64) * out_stride + head * out_head_stride
     dout, _ = load_head(dout_pointer, row, last_row, dout_stride, HEAD_DIM, BLOCK_DIM, 0, True)
     out, _ = load_head(out_pointer, row, last_row, out_stride, HEAD_DIM, BLOCK_DIM, 0, True)
-    delta = tl.sum(tl.cast(dout, tl.float32) * tl.cast(out, tl.float32), axis=1)
+    dp_start = -tl.sum(tl.cast(dout, tl.float32) * tl.cast(out, tl.float32), axis=1)
     stored = row <= last_row
-    lse = tl.load(lse_pointer + head * tokens + start + row, mask=stored, other=0.0)
-    starts_pointer += head * tokens + start
+    statistics = head * tokens + start
+    lse = tl.load(lse_pointer + statistics + row, mask=stored, other=0.0)
+    if HAS_DLSE:
+        dp_start += tl.load(dlse_pointer + statistics + row, mask=stored, other=0.0)
+    starts_pointer += statistics
     tl.store(starts_pointer + row, -lse / tl.cast(scale, tl.float32), mask=stored)
-    tl.store(starts_pointer + tl.cast(tokens, tl.int64) * HEADS + row, -delta, mask=stored)
+    tl.store(starts_pointer + tl.cast(tokens, tl.int64) * HEADS + row, dp_start, mask=stored)
 
 
 @triton.jit
@@ -167,7 +172,7 @@ def _key_value_kernel(
     q_pointer,  # [tokens, KV_HEADS * GROUP, HEAD_DIM]
     k_pointer,  # [tokens, KV_HEADS, HEAD_DIM]
     v_pointer,  # [tokens, KV_HEADS, HEAD_DIM]
-    starts_pointer,  # [2, KV_HEADS * GROUP, tokens]: -lse / scale, -delta
+    starts_pointer,  # [2, KV_HEADS * GROUP, tokens]: -lse / scale, dlse - delta
     dk_pointer,  # [tokens, KV_HEADS, HEAD_DIM] or unused
     dv_pointer,  # [tokens, KV_HEADS, HEAD_DIM] or unused
     work_pointer,  # [entries, 2]: document, first key
@@ -181,17 +186,9 @@ def _key_value_kernel(
     v_stride, v_head_stride,
     dk_stride, dk_head_stride,
     dv_stride, dv_head_stride,
-    KV_HEADS: tl.constexpr,
-    GROUP: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    FIRST: tl.constexpr,
-    SECOND: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    HAS_WINDOW: tl.constexpr,
-    HAS_DK: tl.constexpr,
-    HAS_DV: tl.constexpr,
-):
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_DK: tl.constexpr, HAS_DV: tl.constexpr,
+):  # fmt: skip
     """dk, dv or both of one block of keys of one kv head."""
     entry, kv_head = tl.program_id(0) // KV_HEADS, tl.cast(tl.program_id(0) % KV_HEADS, tl.int64)
     document = tl.load(work_pointer + entry * 2)
@@ -286,7 +283,7 @@ def _query_kernel(
     q_pointer,  # [tokens, HEADS, HEAD_DIM]
     k_pointer,  # [tokens, HEADS // GROUP, HEAD_DIM]
     v_pointer,  # [tokens, HEADS // GROUP, HEAD_DIM]
-    starts_pointer,  # [2, HEADS, tokens]: -lse / scale, -delta
+    starts_pointer,  # [2, HEADS, tokens]: -lse / scale, dlse - delta
     dq_pointer,  # [tokens, HEADS, HEAD_DIM]
     work_pointer,  # [entries, 2]: document, first token
     bounds_pointer,  # [documents + 1]
@@ -298,15 +295,9 @@ def _query_kernel(
     k_stride, k_head_stride,
     v_stride, v_head_stride,
     dq_stride, dq_head_stride,
-    HEADS: tl.constexpr,
-    GROUP: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    FIRST: tl.constexpr,
-    SECOND: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    HAS_WINDOW: tl.constexpr,
-):
+    HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, HAS_WINDOW: tl.constexpr,
+):  # fmt: skip
     """dq of one block of queries of one head; blocks of keys in the order of the forward pass."""
     entry, head = tl.program_id(0) // HEADS, tl.cast(tl.program_id(0) % HEADS, tl.int64)
     document = tl.load(work_pointer + entry * 2)
@@ -350,7 +341,7 @@ def _query_kernel(
     store_head(dq_pointer, dq * scale, dq_second * scale, row, last_row, dq_stride, HEAD_DIM, FIRST, SECOND)
 
 
-def _triton_backward(dout, q, k, v, out, lse, documents, dq, dk, dv, window, scale):
+def _triton_backward(dout, q, k, v, out, lse, documents, dq, dk, dv, window, scale, dlse):
     check_triton_dtype(q.dtype)
     assert lse.is_contiguous()
     assert dout.stride(-1) == out.stride(-1) == 1
@@ -360,8 +351,9 @@ def _triton_backward(dout, q, k, v, out, lse, documents, dq, dk, dv, window, sca
     starts = torch.empty((2, heads, tokens), dtype=torch.float32, device=q.device)
     with torch.cuda.device_of(q):
         _delta_kernel[(triton.cdiv(tokens, _DELTA_ROWS) * heads,)](
-            dout, out, lse, starts, tokens, scale, *dout.stride()[:2], *out.stride()[:2],
+            dout, out, lse, dlse, starts, tokens, scale, *dout.stride()[:2], *out.stride()[:2],
             HEADS=heads, HEAD_DIM=head_dim, BLOCK_DIM=max(16, triton.next_power_of_2(head_dim)), ROWS=_DELTA_ROWS,
+            HAS_DLSE=dlse is not None,
         )  # fmt: skip
         # Two accumulators of 256 columns do not fit the registers: there dk and dv are made one after the other.
         passes = ("attention_key_value",) if head_dim <= 128 else ("attention_value", "attention_key")

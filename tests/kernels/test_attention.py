@@ -3,11 +3,12 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kernels import attention, attention_backward
 from kernels.attention import attention_forward, merge_attention
+from kernels.attention_blocks import head_parts
 from kernels.documents import Documents
 
 BOUNDS = [0, 5, 5, 6, 40, 107, 107]  # lengths 5, 0, 1, 34, 67, 0: empty, single, within and across blocks
@@ -58,7 +59,15 @@ def packed(backend, tokens, heads, kv_heads, head_dim, seed=0):
 
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "head_dim", "window"),
-    [(2, 2, 16, None), (4, 2, 24, None), (2, 1, 64, 7), (3, 1, 8, 40), (1, 1, 96, None), (1, 1, 136, 2)],
+    [
+        (2, 2, 16, None),
+        (4, 2, 24, None),
+        (2, 1, 64, 7),
+        (3, 1, 8, 40),
+        (1, 1, 96, None),  # 64 + 32
+        (1, 1, 136, 2),  # 128 + 8 of 16
+        (2, 1, 256, None),  # two halves, dk and dv in two passes
+    ],
 )
 def test_forward_and_backward(backend, assert_accurate, heads, kv_heads, head_dim, window):
     backend.use(attention, attention_backward)
@@ -149,6 +158,70 @@ def test_merging_two_sets_of_keys_gives_attention_over_all(backend, assert_accur
     assert_accurate(lse.to(q.dtype), whole_lse.to(q.dtype), exact_lse, 3)
 
 
+def test_gradients_through_the_log_sum_exp(backend, assert_accurate):
+    """Attention in two parts merged by lse has the gradients of attention over everything."""
+    backend.use(attention, attention_backward)
+    q, k, v = (x.clone() for x in packed(backend, 80, 4, 2, 32))
+    whole, pieces = (Documents.build(b, backend.device) for b in ([0, 80], [0, 40, 80]))
+    dout = backend.tensor(80, 4, 32, seed=1)
+    # The second half's queries also read the first half's keys: a prefix without causality, written out.
+    leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+    own, own_lse = attention.attention(*leaves, pieces, return_lse=True)
+    q_late, k_early, v_early = leaves[0][40:], *(x[:40].repeat_interleave(2, 1) for x in leaves[1:])
+    score = torch.einsum("qhd,khd->hqk", q_late, k_early) * 32**-0.5
+    prefix_lse = score.to(own_lse.dtype).logsumexp(-1)
+    prefix = torch.einsum("hqk,khd->qhd", score.softmax(-1), v_early)
+    late, _ = merge_attention(own[40:], own_lse[:, 40:], prefix, prefix_lse)
+    ours = torch.autograd.grad(torch.cat([own[:40], late]), leaves, dout)
+    direct = [x.clone().requires_grad_() for x in (q, k, v)]
+    wanted = torch.autograd.grad(attention.attention(*direct, whole), direct, dout)
+    exact = plain_gradients(q.double(), k.double(), v.double(), dout.double(), [0, 80], None)
+    for mine, theirs, right in zip(ours, wanted, exact, strict=True):
+        assert_accurate(mine, theirs, right, 3)
+
+
+def test_other_keys_have_no_gradient():
+    q, k = torch.randn(3, 2, 8, requires_grad=True), torch.randn(5, 2, 8)
+    documents, key_documents = Documents.build([0, 3], "cpu"), Documents.build([0, 5], "cpu")
+    out = attention.attention(q, k, k, documents, key_documents=key_documents)
+    assert torch.equal(out, attention_forward(q, k, k, documents, key_documents=key_documents)[0])
+    with pytest.raises(RuntimeError, match="attention with key_documents has no gradient"):
+        out.sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "parts"),
+    [(8, (16, 0)), (16, (16, 0)), (24, (32, 0)), (40, (32, 16)), (64, (64, 0)), (80, (64, 16)), (96, (64, 32)),
+     (112, (128, 0)), (128, (128, 0)), (136, (128, 16)), (192, (128, 64)), (256, (128, 128))],
+)  # fmt: skip
+def test_a_head_runs_as_two_powers_of_two(head_dim, parts):
+    assert head_parts(head_dim) == parts
+
+
+@pytest.mark.parametrize("backend", [("interpreter", "cpu", torch.float32)], indirect=True, ids=["float32"])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    lengths=st.lists(st.integers(0, 90), min_size=1, max_size=4),
+    window=st.sampled_from([None, 1, 9, 70]),
+    group=st.sampled_from([1, 3]),
+    head_dim=st.sampled_from([8, 40, 64]),
+)
+def test_triton_on_any_lengths(backend, lengths, window, group, head_dim):
+    """The Triton code in the interpreter against the formula in float64."""
+    backend.use(attention, attention_backward)
+    bounds = [0, *itertools.accumulate(lengths)]
+    documents = Documents.build(bounds, "cpu", window=window)
+    generator = torch.Generator().manual_seed(sum(lengths))
+    q, k, v, dout = (torch.randn(bounds[-1], h, head_dim, generator=generator) for h in (group, 1, 1, group))
+    out, lse = attention_forward(q, k, v, documents, window=window)
+    gradients = [torch.empty_like(x) for x in (q, k, v)]
+    attention_backward.attention_backward(dout, q, k, v, out, lse, documents, *gradients, window=window)
+    wide = [x.double() for x in (q, k, v)]
+    wanted = (plain(*wide, bounds, window=window)[0], *plain_gradients(*wide, dout.double(), bounds, window))
+    for ours, exact in zip((out, *gradients), wanted, strict=True):
+        torch.testing.assert_close(ours.double(), exact, rtol=0, atol=5e-6)
+
+
 def test_merging_with_nothing():
     out, lse = torch.randn(3, 2, 8), torch.randn(2, 3)
     lse[:, 0] = -torch.inf
@@ -169,6 +242,21 @@ def test_documents_do_not_see_each_other(backend):
         x[:33] = 1000
     second, _ = attention_forward(q, k, v, documents)
     assert torch.equal(first[33:], second[33:])
+
+
+def test_the_order_of_programs_changes_nothing(backend):
+    backend.use(attention, attention_backward)
+    documents = Documents.build([0, 33, 120], backend.device)
+    q, k, v = packed(backend, 120, 4, 2, 16)
+    dout = backend.tensor(*q.shape, seed=1)
+
+    def run():
+        out, lse = attention_forward(q, k, v, documents)
+        gradients = [torch.empty_like(x) for x in (q, k, v)]
+        attention_backward.attention_backward(dout, q, k, v, out, lse, documents, *gradients)
+        return out, lse, *gradients
+
+    backend.assert_same_in_any_order(run)
 
 
 def test_no_tokens(backend):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.library import opcheck
 
-from kernels import attention, cross_entropy, rmsnorm, rope, swiglu
+from kernels import attention, linear_cross_entropy, rmsnorm, rope, swiglu
 from kernels.documents import Documents
 
 BOUNDS = [0, 4, 4, 5, 12]
@@ -27,13 +27,18 @@ def run_rope(qkv, documents=DOCUMENTS):
     return rope.rope(qkv, COS, SIN, documents.positions, HEADS, KV_HEADS)
 
 
-def run_attention(qkv, documents=DOCUMENTS, window=None):
+def run_attention(qkv, documents=DOCUMENTS, window=None, return_lse=False):
     q, k, v = qkv.unflatten(1, (-1, HEAD_DIM)).split([HEADS, KV_HEADS, KV_HEADS], 1)
-    return attention.attention(q, k, v, documents, window=window)
+    return attention.attention(q, k, v, documents, window=window, return_lse=return_lse)
+
+
+def run_attention_lse(qkv):
+    out, lse = run_attention(qkv, return_lse=True)
+    return torch.cat([out.flatten(1), lse.t()], 1)
 
 
 def run_cross_entropy(hidden, weight, z_loss=0.0):
-    return cross_entropy.linear_cross_entropy(hidden, weight, TARGETS, z_loss=z_loss)
+    return linear_cross_entropy.linear_cross_entropy(hidden, weight, TARGETS, z_loss=z_loss)
 
 
 # name -> (function of differentiable tensors, makes these tensors)
@@ -46,6 +51,7 @@ OPERATORS = {
     "rope": (run_rope, lambda: (random(12, WIDTH),)),
     "swiglu": (swiglu.swiglu, lambda: (random(12, 30),)),
     "attention": (run_attention, lambda: (random(12, WIDTH),)),
+    "attention_lse": (run_attention_lse, lambda: (random(12, WIDTH),)),
     "attention_window": (lambda qkv: run_attention(qkv, window=2), lambda: (random(12, WIDTH),)),
     "linear_cross_entropy": (run_cross_entropy, lambda: (random(12, 6), random(10, 6, seed=1))),
     "linear_cross_entropy_z": (
@@ -126,10 +132,12 @@ def test_opcheck():
     opcheck(rmsnorm._add_rmsnorm_op, (x, residual, weight, 1e-5))
     opcheck(rope._rope_op, (random(12, WIDTH), COS, SIN, DOCUMENTS.positions, HEADS, KV_HEADS, False))
     opcheck(swiglu._swiglu_op, (random(12, 30),))
-    opcheck(attention._attention_op, (q, k, v, documents, None, 0.3))
-    opcheck(attention._attention_op, (q, k, v, documents, 2, 0.3))
+    opcheck(attention._attention_op, (q, k, v, documents, [], None, 0.3))
+    opcheck(attention._attention_op, (q, k, v, documents, [], 2, 0.3))
+    with torch.no_grad():
+        opcheck(attention._attention_op, (q, k, v, documents, documents, None, 0.3))
     for need in (True, False):
-        opcheck(cross_entropy._linear_cross_entropy_op, (hidden, vocabulary, TARGETS, need, need, -100, 0.0))
+        opcheck(linear_cross_entropy._linear_cross_entropy_op, (hidden, vocabulary, TARGETS, need, need, -100, 0.0))
 
 
 def test_other_token_and_document_counts_do_not_recompile():
@@ -153,7 +161,7 @@ def test_other_token_and_document_counts_do_not_recompile():
 
 def test_no_gradient_work_when_grad_is_off(monkeypatch):
     calls = []
-    monkeypatch.setattr(cross_entropy, "gradient", lambda *a, **k: calls.append(a))
+    monkeypatch.setattr(linear_cross_entropy, "losses_and_gradient", lambda *a, **k: calls.append(a))
     inputs = OPERATORS["linear_cross_entropy"][1]()
     with torch.no_grad():
         run_cross_entropy(*inputs)
@@ -187,7 +195,11 @@ POSITIONS = torch.zeros(4, dtype=torch.int64)
         (lambda: rope.rope(torch.zeros(4, 32), TABLE, TABLE[:, :2], POSITIONS, 2, 1), "sin must be contiguous"),
         (lambda: rope.rope(torch.zeros(4, 32), TABLE, TABLE, POSITIONS[:3], 2, 1), "positions must be int32 or int64"),
         (lambda: attention.attention(Q[0], Q, Q, FOUR), "q needs 3 dimensions"),
-        (lambda: attention.attention(Q, Q[:3], Q[:3], FOUR), "with q's tokens and head_dim"),
+        (lambda: attention.attention(Q, Q[:3], Q[:3], FOUR), "as many tokens as q; for other numbers give key_docum"),
+        (lambda: attention.attention(Q, Q[..., :8], Q[..., :8], FOUR), "with q's head_dim"),
+        (lambda: attention.attention(Q, Q[:3], Q[:3], FOUR, key_documents=FOUR), "another number of tokens than k"),
+        (lambda: attention.attention(Q, Q, Q, FOUR, key_documents=Documents.build([0, 2, 4], "cpu")), "equally many"),
+        (lambda: attention.attention(Q, Q, Q, FOUR, scale=0.0), "scale is 0.0; it must be above 0"),
         (lambda: attention.attention(Q, Q[:, :3], Q[:, :3], FOUR), "4 query heads are not a multiple of 3"),
         (lambda: attention.attention(*[Q[..., :12].contiguous()] * 3, FOUR), "multiple of 8 up to 256"),
         (lambda: attention.attention(*[torch.zeros(4, 1, 264)] * 3, FOUR), "multiple of 8 up to 256"),
