@@ -1,26 +1,31 @@
-"""Cross-entropy over a vocabulary that may be split, and the linear layer before it without keeping its logits.
+"""Cross-entropy of logits over a vocabulary that may be split over ranks.
 
-loss = lse - target logit + z_loss * lse^2, lse = log(sum(exp(logits))); everything in the accumulation dtype. Two local
-pieces, `stats` and `gradient`, with one exchange of three numbers a row and rank between them (`merge_stats`), so that
-every rank holds only its slice of the vocabulary. Results are SUMS over tokens; the caller divides.
+loss = lse - target logit + z_loss * lse^2, lse = log(sum(exp(logits))); everything in the accumulation dtype, results
+are SUMS over tokens. z_loss is PaLM's auxiliary loss that keeps the softmax's normaliser near 1 (arXiv:2204.02311,
+section 5). Two local pieces, `stats` and `gradient`, with one exchange of three numbers a row and rank between them
+(`merge_stats`), so that every rank holds only its slice of the vocabulary. The running maximum and sum of `stats` are
+the online softmax of Milakov & Gimelshein (arXiv:1805.02867).
 
-Bytes moved for n 2-byte logits: `stats` 2n, `gradient` 4n. Deterministic.
-
-The Triton version is not written yet; torch operations on every device.
+Bytes moved for n 2-byte logits: `stats` 2n, `gradient` 4n, both together 6n; rows of ignored tokens are not read.
+`losses_and_gradient` (cross_entropy_row.py) does both in one launch where the vocabulary is not split. About 6
+operations and one exponential a logit and pass: bound by memory. Saved by `cross_entropy` for its backward: the logits
+(its input) and three numbers a row. Deterministic: every sum has a fixed order.
 """
-
-from collections.abc import Callable
 
 import torch
 
-from .common import accumulation_dtype, add_product, check_alike, check_device, check_floating
+from .common import accumulation_dtype, check_device, check_floating
+from .tiles import architecture, tile
+from .triton_or_stub import tl, triton
 
 IGNORE_INDEX = -100
 """Target of a token that has no loss (torch's convention)."""
 
-_BLOCK_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 25}
-"""Logits worked through at a time: on the CPU 1 MB in fp32, so that the passes over them meet the cache; on a GPU
-128 MB, which bounds the float32 copies."""
+_BLOCK_ELEMENTS = 1 << 18
+"""Logits the CPU works through at a time: 1 MB in fp32, so that the passes over them meet the cache."""
+
+
+# ---- layer 1: plain functions ----------------------------------------------------------------------------------------
 
 
 def stats(logits: torch.Tensor, targets: torch.Tensor, vocab_start: int, vocab_size: int) -> torch.Tensor:
@@ -28,26 +33,12 @@ def stats(logits: torch.Tensor, targets: torch.Tensor, vocab_start: int, vocab_s
 
     logits [tokens, columns], column c is vocabulary entry `vocab_start + c`; entries from the true `vocab_size` on are
     padding and left out. targets [tokens] int64, global. Columns of the result: max, sum of exp(logit - max), the
-    target's logit (0 when the target is not in this slice, NaN when it is in none: an ignored target, or a wrong one,
-    which must not pass for a loss). A slice with no real entry gives (-inf, 0, 0) where the target is known.
+    target's logit (0 when the target is not in this slice). A slice with no real entry gives (-inf, 0, 0). A target
+    that is in no slice gives (-inf, 0, NaN) and its row is not read: it is ignored, or wrong and must not pass for a
+    loss.
     """
-    result = logits.new_zeros((logits.shape[0], 3), dtype=accumulation_dtype(logits.dtype))
-    real = min(logits.shape[1], max(0, vocab_size - vocab_start))
-    unknown = (targets < 0) | (targets >= vocab_size)
-    if real == 0:
-        result[:, 0] = -torch.inf
-        result[:, 2].masked_fill_(unknown, torch.nan)
-        return result
-    for rows in _row_blocks(logits):
-        wide = logits[rows, :real].to(result.dtype)
-        highest = wide.amax(1, keepdim=True)
-        result[rows, 0:1] = highest
-        result[rows, 1] = (wide - highest).exp_().sum(1)
-    local = targets - vocab_start
-    inside = (local >= 0) & (local < real)
-    picked = logits.gather(1, local.clamp(0, real - 1)[:, None])[:, 0]
-    result[:, 2] = torch.where(inside, picked.to(result.dtype), 0.0).masked_fill_(unknown, torch.nan)
-    return result
+    run = _triton_stats if logits.is_cuda else _torch_stats
+    return run(logits, targets, vocab_start, real_columns(logits, vocab_start, vocab_size), vocab_size)
 
 
 def merge_stats(gathered: torch.Tensor) -> torch.Tensor:
@@ -64,10 +55,7 @@ def merge_stats(gathered: torch.Tensor) -> torch.Tensor:
 def losses(
     merged: torch.Tensor, targets: torch.Tensor, ignore_index: int = IGNORE_INDEX, z_loss: float = 0.0
 ) -> torch.Tensor:
-    """Loss of each token [tokens]: lse - target logit + z_loss * lse^2 with lse = max + log(sum); 0 where ignored.
-
-    z_loss: PaLM's auxiliary loss that keeps the softmax's normaliser near 1 (arXiv:2204.02311, section 5).
-    """
+    """Loss of each token [tokens]: lse - target logit + z_loss * lse^2 with lse = max + log(sum); 0 where ignored."""
     lse = merged[:, 0] + merged[:, 1].log()
     loss = lse - merged[:, 2]
     if z_loss:
@@ -84,166 +72,330 @@ def gradient(
     *,
     ignore_index: int = IGNORE_INDEX,
     z_loss: float = 0.0,
+    scale: torch.Tensor | None = None,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Overwrites `logits` with d (sum of losses) / d logits and returns it.
+    """d (sum of losses) / d logits, times the one-element tensor `scale` when given; returned and written to `out`.
 
-    p * (1 + 2 * z_loss * lse) - [column is the target]; 0 in ignored rows and in columns that are padding.
+    p * (1 + 2 * z_loss * lse) - [column is the target]; 0 in ignored rows and in columns that are padding, NaN in rows
+    of a wrong target. Without `out` the logits themselves are overwritten.
     """
-    real = min(logits.shape[1], max(0, vocab_size - vocab_start))
-    ignored = targets == ignore_index
+    out = logits if out is None else out
+    real = real_columns(logits, vocab_start, vocab_size)
+    run = _triton_gradient if logits.is_cuda else _torch_gradient
+    return run(logits, targets, merged, vocab_start, real, vocab_size, ignore_index, z_loss, scale, out)
+
+
+def real_columns(logits: torch.Tensor, vocab_start: int, vocab_size: int) -> int:
+    """How many of this slice's columns are no padding; they come first."""
+    return min(logits.shape[1], max(0, vocab_size - vocab_start))
+
+
+# ---- plain-torch twin ------------------------------------------------------------------------------------------------
+
+
+def _torch_stats(logits, targets, vocab_start, real, vocab_size):
+    result = logits.new_zeros((logits.shape[0], 3), dtype=accumulation_dtype(logits.dtype))
+    result[:, 0] = -torch.inf
+    for rows in row_blocks(logits) if real else ():
+        wide = logits[rows, :real].to(result.dtype)
+        highest = wide.amax(1, keepdim=True)
+        result[rows, 0:1] = highest
+        result[rows, 1] = (wide - finite(highest)).exp_().sum(1)
+    inside, local = local_targets(targets, vocab_start, real)
+    if real:
+        result[:, 2] = torch.where(inside, logits.gather(1, local[:, None])[:, 0].to(result.dtype), 0.0)
+    unknown = _unknown(targets, vocab_size)
+    for column, value in enumerate((-torch.inf, 0.0, torch.nan)):
+        result[:, column].masked_fill_(unknown, value)
+    return result
+
+
+def _torch_gradient(logits, targets, merged, vocab_start, real, vocab_size, ignore_index, z_loss, scale, out):
     lse = merged[:, 0] + merged[:, 1].log()
-    shift = lse.masked_fill(ignored, torch.inf)[:, None]  # exp(x - inf) = 0: ignored rows need no pass of their own
-    growth = (1 + 2 * z_loss * lse)[:, None]
+    ignored = targets == ignore_index
+    shift = lse.masked_fill(ignored, torch.inf)  # exp(x - inf) = 0: ignored rows need no pass of their own
+    shift.masked_fill_(_unknown(targets, vocab_size) & ~ignored, torch.nan)
+    inside, local = local_targets(targets, vocab_start, real)
+    hit = (inside & ~ignored).to(lse.dtype).neg_()
+    growth = None
+    if z_loss or scale is not None:
+        growth = (1 + 2 * z_loss * lse).masked_fill_(ignored, 0.0)
+        factor = 1.0 if scale is None else scale
+        growth, hit = growth * factor, hit * factor
+    for rows in row_blocks(logits) if real else ():
+        probability = logits[rows, :real].to(lse.dtype) - shift[rows, None]
+        probability.exp_()
+        if growth is not None:
+            probability.mul_(growth[rows, None])
+        out[rows, :real] = probability.scatter_add_(1, local[rows, None], hit[rows, None])
+    out[:, real:] = 0
+    return out
+
+
+def _unknown(targets: torch.Tensor, vocab_size: int) -> torch.Tensor:
+    """Targets that are in no slice."""
+    return (targets < 0) | (targets >= vocab_size)
+
+
+def local_targets(targets: torch.Tensor, vocab_start: int, real: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Whether each target is in this slice, and its column there (some column when it is not)."""
     local = targets - vocab_start
-    hit = ((local >= 0) & (local < real) & ~ignored).to(lse.dtype).neg_()
-    hit.masked_fill_(((targets < 0) | (targets >= vocab_size)) & ~ignored, torch.nan)  # a wrong target
-    hit = hit[:, None]
-    local = local.clamp(0, max(0, real - 1))[:, None]
-    for rows in _row_blocks(logits) if real else ():
-        block = logits[rows, :real]
-        probability = block if block.dtype == lse.dtype else block.to(lse.dtype)
-        probability.sub_(shift[rows]).exp_()
-        if z_loss:
-            probability.mul_(growth[rows])
-        probability.scatter_add_(1, local[rows], hit[rows])
-        if probability is not block:
-            block.copy_(probability)
-    logits[:, real:] = 0
-    return logits
+    return (local >= 0) & (local < real), local.clamp(0, max(0, real - 1))
 
 
-def linear_cross_entropy_forward(
-    hidden: torch.Tensor,
-    weight: torch.Tensor,
-    targets: torch.Tensor,
-    *,
-    weight_grad: torch.Tensor | None = None,
-    need_gradient: bool,
-    ignore_index: int = IGNORE_INDEX,
-    z_loss: float = 0.0,
-    chunk: int = 2048,
-    vocab_start: int = 0,
-    vocab_size: int | None = None,
-    gather: Callable[[torch.Tensor], torch.Tensor] | None = None,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Sum of the losses of logits = hidden @ weight^T, `chunk` rows at a time, so that the logits never exist whole.
-
-    For a vocabulary split over ranks weight holds the rows from `vocab_start` on, `vocab_size` is the whole
-    vocabulary's, and `gather` takes `stats` [1, chunk, 3] to those of all ranks [ranks, chunk, 3]: one exchange a
-    chunk. The loss is then the whole vocabulary's, the gradient of hidden this slice's part of it, to be summed over
-    the ranks.
-
-    hidden [tokens, width], weight [vocabulary, width], targets [tokens] int64. Returns (sum of losses, a scalar in the
-    accumulation dtype; gradient of that sum with respect to hidden, or None). With `need_gradient` the gradients are
-    made here, while the logits exist: the weight's is added to `weight_grad` [vocabulary, width], accumulation dtype.
-    Without it nothing but the loss is computed. Workspace: chunk * vocabulary logits, and at most 3 * 128 MB of
-    float32 copies.
-    FLOPs: 2 * tokens * vocabulary * width, three times that with gradients.
-    """
-    place = vocab_start, weight.shape[0] if vocab_size is None else vocab_size
-    total = hidden.new_zeros((), dtype=accumulation_dtype(hidden.dtype))
-    dhidden = torch.empty_like(hidden) if need_gradient else None
-    for begin in range(0, hidden.shape[0], chunk):
-        rows = slice(begin, begin + chunk)
-        logits = hidden[rows] @ weight.t()
-        merged = stats(logits, targets[rows], *place)
-        if gather is not None:
-            merged = merge_stats(gather(merged[None]))
-        total += losses(merged, targets[rows], ignore_index, z_loss).sum()
-        if not need_gradient:
-            continue
-        dlogits = gradient(logits, targets[rows], merged, *place, ignore_index=ignore_index, z_loss=z_loss)
-        torch.mm(dlogits, weight, out=dhidden[rows])
-        if weight_grad is not None:
-            add_product(weight_grad, dlogits, hidden[rows])
-    return total, dhidden
+def finite(highest: torch.Tensor) -> torch.Tensor:
+    """What to subtract before exp: the maximum, or 0 for a row of -inf, whose terms are then exp(-inf) = 0."""
+    return highest.masked_fill(highest == -torch.inf, 0.0)
 
 
-def _row_blocks(logits: torch.Tensor) -> list[slice]:
+def row_blocks(logits: torch.Tensor) -> list[slice]:
     """Slices of rows of about `_BLOCK_ELEMENTS`."""
     rows = logits.shape[0]
-    step = max(1, _BLOCK_ELEMENTS[logits.device.type] // max(1, logits.shape[1]))
+    step = max(1, _BLOCK_ELEMENTS // max(1, logits.shape[1]))
     return [slice(begin, begin + step) for begin in range(0, rows, step)]
 
 
-def linear_cross_entropy(
-    hidden: torch.Tensor,
-    weight: torch.Tensor,
-    targets: torch.Tensor,
-    ignore_index: int = IGNORE_INDEX,
-    z_loss: float = 0.0,
-) -> torch.Tensor:
-    """Sum of the cross-entropy losses of hidden [tokens, width] @ weight [vocabulary, width]^T, a scalar.
+# ---- Triton ----------------------------------------------------------------------------------------------------------
+# Each thread keeps a maximum and a sum of its own for LANES x VECTOR columns at a time, VECTOR of them 16 bytes: the
+# loop over a row has no barrier, and one exponential a logit and one more for all of a thread's columns of a block.
 
-    targets int64 [tokens], `ignore_index` where there is no loss. The logits never exist whole (see
-    `linear_cross_entropy_forward`). Differentiable once with respect to hidden and weight; the gradients are computed
-    in the forward pass, if autograd asks for any. Works under torch.compile. Raises ValueError for a wrong
+
+@triton.jit
+def _join(x, highest, total):
+    """Online softmax: a block x [GROUPS, LANES, VECTOR] joins the running maximum and sum [LANES]."""
+    joint = tl.maximum(highest, tl.max(tl.max(x, axis=2), axis=0))
+    shift = tl.where(joint == float("-inf"), 0.0, joint)
+    part = tl.sum(tl.sum(tl.exp(x - shift[None, :, None]), axis=2), axis=0)
+    return joint, total * tl.exp(highest - shift) + part
+
+
+@triton.jit
+def row_stats(
+    row,  # pointer to [columns]
+    columns,
+    real,
+    ACC: tl.constexpr,
+    GROUPS: tl.constexpr,
+    LANES: tl.constexpr,
+    VECTOR: tl.constexpr,
+    EVICTION: tl.constexpr,
+):
+    """Maximum and sum of exp(x - maximum) over the first `real` columns of a row."""
+    BLOCK: tl.constexpr = GROUPS * LANES * VECTOR
+    column = tl.arange(0, BLOCK)
+    highest = tl.full((LANES,), float("-inf"), ACC)
+    total = tl.zeros((LANES,), ACC)
+    whole = real // BLOCK * BLOCK
+    for start in range(0, whole, BLOCK):
+        x = tl.load(row + start + column, eviction_policy=EVICTION)
+        highest, total = _join(tl.reshape(tl.cast(x, ACC), (GROUPS, LANES, VECTOR)), highest, total)
+    column += whole
+    # columns, unlike real, is a multiple of 16 in any padded vocabulary: loads of 16 bytes
+    x = tl.load(row + column, mask=(column < columns) & (whole < real), other=0.0, eviction_policy=EVICTION)
+    x = tl.where(column < real, tl.cast(x, ACC), float("-inf"))
+    highest, total = _join(tl.reshape(x, (GROUPS, LANES, VECTOR)), highest, total)
+    top = tl.max(highest, axis=0)
+    shift = tl.where(top == float("-inf"), 0.0, top)
+    return top, tl.sum(total * tl.exp(highest - shift), axis=0)
+
+
+@triton.jit(do_not_specialize=["real", "vocab_start", "vocab_size"])
+def _stats_kernel(
+    logits_pointer,  # [tokens, columns]
+    targets_pointer,  # [tokens]
+    result_pointer,  # [tokens, 3]
+    columns,
+    real,
+    vocab_start,
+    vocab_size,
+    logits_stride,
+    GROUPS: tl.constexpr,
+    LANES: tl.constexpr,
+    VECTOR: tl.constexpr,
+):
+    acc = result_pointer.dtype.element_ty
+    token = tl.cast(tl.program_id(0), tl.int64)
+    target = tl.load(targets_pointer + token)
+    local = target - vocab_start
+    known = (target >= 0) & (target < vocab_size)
+    row = logits_pointer + token * logits_stride
+    inside = (local >= 0) & (local < real) & known
+    picked = tl.cast(tl.load(row + local, mask=inside, other=0.0), acc)
+    read = tl.where(known, real, 0)
+    top, total = row_stats(row, columns, read, acc, GROUPS, LANES, VECTOR, EVICTION="")
+    result = result_pointer + token * 3
+    tl.store(result, top)
+    tl.store(result + 1, total)
+    tl.store(result + 2, tl.where(known, picked, float("nan")))
+
+
+@triton.jit
+def row_factors(lse, target, local, real, vocab_size, ignore_index, z_loss, ACC: tl.constexpr):
+    """Of one row: (is it read, what exp subtracts, what p is multiplied by, the target's column or -1)."""
+    ignored = target == ignore_index
+    live = (target >= 0) & (target < vocab_size) & (target != ignore_index)
+    growth = 1.0 + 2.0 * tl.cast(z_loss, ACC) * lse
+    growth = tl.where(live, growth, tl.where(ignored, 0.0, float("nan")))
+    shift = tl.where(live, lse, 0.0)
+    inside = live & (local >= 0) & (local < real)
+    return live, shift, growth, tl.cast(tl.where(inside, local, -1), tl.int32)
+
+
+@triton.jit(do_not_specialize=["real", "vocab_start", "vocab_size", "ignore_index"])
+def _gradient_kernel(
+    logits_pointer,  # [tokens, columns]
+    targets_pointer,  # [tokens]
+    merged_pointer,  # [tokens, 3]
+    scale_pointer,  # one element or unused
+    out_pointer,  # [tokens, columns], may be the logits
+    columns,
+    real,
+    vocab_start,
+    vocab_size,
+    ignore_index,
+    z_loss,
+    logits_stride,
+    out_stride,
+    HAS_SCALE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    acc = merged_pointer.dtype.element_ty
+    token = tl.cast(tl.program_id(0), tl.int64)
+    target = tl.load(targets_pointer + token)
+    lse = tl.load(merged_pointer + token * 3) + tl.log(tl.load(merged_pointer + token * 3 + 1))
+    live, shift, growth, hit = row_factors(
+        lse, target, target - vocab_start, real, vocab_size, ignore_index, z_loss, acc
+    )
+    one = 1.0
+    if HAS_SCALE:
+        one = tl.cast(tl.load(scale_pointer), acc)
+        growth *= one
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < columns
+    x = tl.cast(tl.load(logits_pointer + token * logits_stride + column, mask=inside & live, other=0.0), acc)
+    value = tl.exp(x - shift) * growth - tl.where(column == hit, one, 0.0)
+    value = tl.where(column < real, value, 0.0)
+    tl.store(out_pointer + token * out_stride + column, tl.cast(value, out_pointer.dtype.element_ty), mask=inside)
+
+
+def row_block(kernel: str, logits: torch.Tensor) -> tuple[dict[str, int], int]:
+    """(GROUPS, LANES and VECTOR of a block of columns and the number of warps, programs a multiprocessor)."""
+    chosen = tile(kernel, logits.shape[1], architecture(logits.device))
+    lanes, vector = 32 * chosen.warps, 16 // logits.element_size()
+    groups = max(1, chosen.columns // (lanes * vector))
+    return {"GROUPS": groups, "LANES": lanes, "VECTOR": vector, "num_warps": chosen.warps}, chosen.programs
+
+
+def _triton_stats(logits, targets, vocab_start, real, vocab_size):
+    tokens, columns = logits.shape
+    result = torch.empty((tokens, 3), dtype=accumulation_dtype(logits.dtype), device=logits.device)
+    if tokens == 0:
+        return result
+    block, _ = row_block("cross_entropy_stats", logits)
+    with torch.cuda.device_of(logits):
+        _stats_kernel[(tokens,)](
+            logits, targets, result, columns, real, vocab_start, vocab_size, logits.stride(0), **block
+        )
+    return result
+
+
+def _triton_gradient(logits, targets, merged, vocab_start, real, vocab_size, ignore_index, z_loss, scale, out):
+    tokens, columns = logits.shape
+    if logits.numel() == 0:
+        return out
+    chosen = tile("cross_entropy_gradient", columns, architecture(logits.device))
+    with torch.cuda.device_of(logits):
+        _gradient_kernel[(tokens, triton.cdiv(columns, chosen.columns))](
+            logits,
+            targets,
+            merged,
+            scale,
+            out,
+            columns,
+            real,
+            vocab_start,
+            vocab_size,
+            ignore_index,
+            z_loss,
+            logits.stride(0),
+            out.stride(0),
+            HAS_SCALE=scale is not None,
+            BLOCK=chosen.columns,
+            num_warps=chosen.warps,
+        )
+    return out
+
+
+# ---- layer 2: public operator ----------------------------------------------------------------------------------------
+
+
+def cross_entropy(
+    logits: torch.Tensor, targets: torch.Tensor, ignore_index: int = IGNORE_INDEX, z_loss: float = 0.0
+) -> torch.Tensor:
+    """Sum of the cross-entropy losses of logits [tokens, vocabulary], a scalar in the accumulation dtype.
+
+    targets int64 [tokens], `ignore_index` where there is no loss; a target outside the vocabulary makes the sum NaN.
+    The logits stay as they are; their gradient is computed in the backward pass, into a buffer of its own (6 bytes a
+    2-byte logit forward and backward). Differentiable once, works under torch.compile. Raises ValueError for a wrong
     shape, stride, dtype or device.
     """
-    check_floating("hidden", hidden, 2)
-    check_floating("weight", weight, 2)
-    check_alike("weight", weight, "hidden", hidden)
-    check_device("targets", targets, "hidden", hidden)
-    if weight.shape[1] != hidden.shape[1]:
-        raise ValueError(f"weight has {weight.shape[1]} columns but hidden has {hidden.shape[1]}")
-    if targets.dtype != torch.int64 or targets.shape != hidden.shape[:1]:
-        raise ValueError("targets must be int64 [tokens], one for each row of hidden")
-    # decided here: inside a custom operator grad mode always reads as off
-    grad = torch.is_grad_enabled()
-    return _linear_cross_entropy_op(
-        hidden, weight, targets, grad and hidden.requires_grad, grad and weight.requires_grad, ignore_index, z_loss
-    )[0]
+    check_floating("logits", logits, 2)
+    check_targets(targets, "logits", logits)
+    if logits.shape[1] == 0:
+        raise ValueError("logits has no columns; the vocabulary needs at least one entry")
+    return _cross_entropy_op(logits, targets, ignore_index, z_loss)[0]
 
 
-@torch.library.custom_op("materia::linear_cross_entropy", mutates_args=())
-def _linear_cross_entropy_op(
-    hidden: torch.Tensor,
-    weight: torch.Tensor,
+def check_targets(targets: torch.Tensor, like_name: str, like: torch.Tensor) -> None:
+    """Raise ValueError unless targets are one int64 for each row of `like`, on its device."""
+    check_device("targets", targets, like_name, like)
+    if targets.dtype != torch.int64 or targets.shape != like.shape[:1]:
+        raise ValueError(f"targets must be int64 [tokens], one for each row of {like_name}")
+
+
+@torch.library.custom_op("materia::cross_entropy", mutates_args=())
+def _cross_entropy_op(
+    logits: torch.Tensor, targets: torch.Tensor, ignore_index: int, z_loss: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    targets = targets.contiguous()
+    merged = stats(logits, targets, 0, logits.shape[1])
+    return losses(merged, targets, ignore_index, z_loss).sum(), merged
+
+
+@torch.library.custom_op("materia::cross_entropy_backward", mutates_args=())
+def _cross_entropy_backward_op(
+    dloss: torch.Tensor,
+    logits: torch.Tensor,
     targets: torch.Tensor,
-    need_dhidden: bool,
-    need_dweight: bool,
+    merged: torch.Tensor,
     ignore_index: int,
     z_loss: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    acc = accumulation_dtype(hidden.dtype)
-    dweight = torch.zeros(weight.shape if need_dweight else (0,), dtype=acc, device=weight.device)
-    loss, dhidden = linear_cross_entropy_forward(
-        hidden,
-        weight,
-        targets,
-        weight_grad=dweight if need_dweight else None,
-        need_gradient=need_dhidden or need_dweight,
-        ignore_index=ignore_index,
-        z_loss=z_loss,
-    )
-    return loss, dhidden if need_dhidden else hidden.new_empty(0), dweight
+) -> torch.Tensor:
+    out = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+    options = {"ignore_index": ignore_index, "z_loss": z_loss, "scale": dloss, "out": out}
+    return gradient(logits, targets.contiguous(), merged, 0, logits.shape[1], **options)
 
 
-@_linear_cross_entropy_op.register_fake
-def _(hidden, weight, targets, need_dhidden, need_dweight, ignore_index, z_loss):
-    acc = accumulation_dtype(hidden.dtype)
-    return (
-        hidden.new_empty((), dtype=acc),
-        torch.empty(hidden.shape if need_dhidden else (0,), dtype=hidden.dtype, device=hidden.device),
-        torch.empty(weight.shape if need_dweight else (0,), dtype=acc, device=weight.device),
-    )
+@_cross_entropy_op.register_fake
+def _(logits, targets, ignore_index, z_loss):
+    acc = accumulation_dtype(logits.dtype)
+    return logits.new_empty((), dtype=acc), logits.new_empty((logits.shape[0], 3), dtype=acc)
+
+
+@_cross_entropy_backward_op.register_fake
+def _(dloss, logits, targets, merged, ignore_index, z_loss):
+    return torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
 
 
 def _setup(ctx, inputs, output):
-    ctx.need_dhidden, ctx.need_dweight = inputs[3:5]
-    ctx.dtype = inputs[1].dtype
-    ctx.save_for_backward(*output[1:])
+    logits, targets, ctx.ignore_index, ctx.z_loss = inputs
+    ctx.save_for_backward(logits, targets, output[1])
 
 
-def _backward(ctx, dloss, _ddhidden, _ddweight):
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        raise RuntimeError("linear_cross_entropy is differentiable once; its gradient was made in the forward pass")
-    dhidden, dweight = ctx.saved_tensors
-    return (
-        (dhidden * dloss).to(ctx.dtype) if ctx.need_dhidden else None,
-        (dweight * dloss).to(ctx.dtype) if ctx.need_dweight else None,
-        *[None] * 5,
-    )
+def _backward(ctx, dloss, _dmerged):
+    dlogits = _cross_entropy_backward_op(dloss, *ctx.saved_tensors, ctx.ignore_index, ctx.z_loss)
+    return dlogits, None, None, None
 
 
-_linear_cross_entropy_op.register_autograd(_backward, setup_context=_setup)
+_cross_entropy_op.register_autograd(_backward, setup_context=_setup)

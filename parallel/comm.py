@@ -75,6 +75,32 @@ def all_gather(piece: Tensor, group: Group, out: Tensor | None = None) -> Tensor
     return out
 
 
+@dataclass(frozen=True)
+class Gathering:
+    """An all-gather under way. It keeps both tensors alive until `wait`."""
+
+    piece: Tensor
+    out: Tensor
+    work: Any
+    """torch.distributed's handle; None in a group of one."""
+
+    def wait(self) -> Tensor:
+        """The pieces of all ranks along the first axis, in rank order. On a GPU only the current stream waits."""
+        if self.work is not None:
+            self.work.wait()
+        return self.out
+
+
+def start_all_gather(piece: Tensor, group: Group) -> Gathering:
+    """`all_gather` that runs beside what is issued until its `wait`. `piece` must not change before that."""
+    if group.size == 1:
+        return Gathering(piece, piece, None)
+    out = piece.new_empty((piece.shape[0] * group.size, *piece.shape[1:]))
+    _count("all_gather", group, out)
+    piece = piece.contiguous()
+    return Gathering(piece, out, _all_gather(out, piece, group=group.handle, async_op=True))
+
+
 def gather_json(value: Any, group: Group, device: torch.device) -> list[Any]:
     """A small JSON value of every rank, in rank order (start-up checks and error texts only). Nothing is pickled."""
     if group.size == 1:

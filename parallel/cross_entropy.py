@@ -5,9 +5,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from kernels.cross_entropy import linear_cross_entropy_forward
+from kernels.linear_cross_entropy import chunk_rows, linear_cross_entropy_forward
 
-from .comm import Group, all_gather, reduce_scatter
+from .comm import Group, all_gather, reduce_scatter, start_all_gather
 from .parameter import Weight
 
 
@@ -16,15 +16,19 @@ class _LinearCrossEntropy(Function):
     def forward(ctx, hidden: Tensor, weight: Weight, targets: Tensor, tp: Group, need_gradient: bool) -> Tensor:
         hidden = all_gather(hidden, tp)  # [tokens, hidden]
         record = weight.parameters[0].record
+        vocab_size = record.global_shape[0]
+        # of the largest slice: every rank needs the same chunks
+        chunk = chunk_rows(len(hidden), -(-vocab_size // tp.size), hidden.dtype, buffers=min(tp.size, 2))
         total, dhidden = linear_cross_entropy_forward(
             hidden,
             weight.data,
             targets,
             weight_grad=weight.main_grad if need_gradient else None,
             need_gradient=need_gradient,
+            chunk=chunk,
             vocab_start=record.offsets[0],
-            vocab_size=record.global_shape[0],
-            gather=lambda local: all_gather(local, tp),
+            vocab_size=vocab_size,
+            gather=None if tp.size == 1 else lambda local: start_all_gather(local, tp),
         )
         if need_gradient:
             ctx.save_for_backward(reduce_scatter(dhidden, tp))
