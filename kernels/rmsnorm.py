@@ -82,7 +82,7 @@ def _torch_forward(x, weight, eps, residual, out, rstd=None):
     summed = x if residual is None else x + residual
     wide = summed.to(accumulation_dtype(x.dtype))
     if rstd is None:
-        rstd = torch.linalg.vector_norm(wide, dim=-1).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        rstd = wide.square().mean(-1).add_(eps).rsqrt_()  # mean adds in pairs; a norm of 5120 values loses 3 bits
     if wide.dtype == out.dtype:
         torch.mul(wide, rstd[:, None], out=out).mul_(weight)
     else:

@@ -15,7 +15,8 @@ from kernels.common import accumulation_dtype
 from .comm import Group
 
 ALIGNMENT = 64
-"""Elements: the start of every GEMM operand in the flat buffer is a multiple of this (128 bytes in bf16)."""
+"""Elements: the start of every GEMM operand, and of every shard, in the flat buffer is a multiple of this (128 bytes in
+bf16)."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,10 @@ class ParameterBuffer:
         return self.weights[-1]
 
     def allocate(self, dtype: torch.dtype, device: torch.device | str, *, gradients: bool, multiple: int = 1) -> None:
-        """Create the buffers (zeros), padded to a multiple of `multiple` elements, and point every view into them."""
-        self.length = math.ceil(self.length / multiple) * multiple
+        """Create the buffers (zeros) and point every view into them. They are padded so that each of `multiple` equal
+        shards begins at a multiple of `ALIGNMENT`: the optimizer's kernel then moves 16 bytes at a time.
+        """
+        self.length = math.ceil(self.length / (multiple * ALIGNMENT)) * multiple * ALIGNMENT
         self.data = torch.zeros(self.length, dtype=dtype, device=device)
         if gradients:
             self.main_grad = torch.zeros(self.length, dtype=accumulation_dtype(dtype), device=device)

@@ -1,7 +1,9 @@
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from kernels import rmsnorm
+from kernels import rmsnorm, tiles
 from kernels.rmsnorm import rmsnorm_apply, rmsnorm_backward, rmsnorm_forward
 
 EPS = 1e-5
@@ -18,7 +20,11 @@ def plain_gradients(x, weight, dy):
     return torch.autograd.grad(plain(x, weight), (x, weight), dy)
 
 
-@pytest.mark.parametrize(("rows", "hidden"), [(1, 8), (7, 72), (5, 200)])
+SHAPES = [(1, 8), (7, 72), (5, 200), (3, 2560), (2, 5120)]
+"""The last two are rows of more than one chunk, the fourth with a part of a chunk."""
+
+
+@pytest.mark.parametrize(("rows", "hidden"), SHAPES)
 @pytest.mark.parametrize("with_residual", [False, True])
 def test_forward(backend, assert_accurate, rows, hidden, with_residual):
     backend.use(rmsnorm)
@@ -33,7 +39,7 @@ def test_forward(backend, assert_accurate, rows, hidden, with_residual):
     assert all(torch.equal(a, b) for a, b in zip(given, (x, weight), strict=True))
 
 
-@pytest.mark.parametrize(("rows", "hidden"), [(1, 8), (7, 72), (5, 200)])
+@pytest.mark.parametrize(("rows", "hidden"), SHAPES)
 @pytest.mark.parametrize("with_summed", [False, True])
 def test_backward(backend, assert_accurate, rows, hidden, with_summed):
     backend.use(rmsnorm)
@@ -80,3 +86,75 @@ def test_no_rows(backend):
     weight_grad = torch.zeros(16, dtype=rstd.dtype, device=x.device)
     assert rmsnorm_backward(y, x, weight, rstd, weight_grad=weight_grad).shape == (0, 16)
     assert not weight_grad.any()
+
+
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.integers(0, 9),
+    hidden=st.one_of(st.integers(8, 300), st.sampled_from([768, 1000, 2056])),
+    gap=st.sampled_from([0, 8, 13]),
+    dsummed_given=st.booleans(),
+)
+def test_any_shape(backend, assert_accurate, rows, hidden, gap, dsummed_given):
+    """Rows with gaps between them, of any number and width."""
+    backend.use(rmsnorm)
+    x, dy, dsummed = (backend.tensor(rows, hidden + gap, seed=seed)[:, :hidden] for seed in range(3))
+    weight, dsummed = backend.tensor(hidden, seed=3), dsummed if dsummed_given else None
+    y, rstd, *_ = rmsnorm_forward(x, weight, EPS)
+    assert_accurate(y, plain(x, weight), plain(x.double(), weight.double()), 2)
+    weight_grad = torch.zeros(hidden, dtype=rstd.dtype, device=x.device)
+    dx = rmsnorm_backward(dy, x, weight, rstd, weight_grad=weight_grad, dsummed=dsummed)
+    plain_dx, plain_dweight = plain_gradients(x, weight, dy)
+    exact_dx, exact_dweight = plain_gradients(x.double(), weight.double(), dy.double())
+    extra, exact_extra = (0, 0) if dsummed is None else (dsummed, dsummed.double())
+    assert_accurate(dx, plain_dx + extra, exact_dx + exact_extra, 3)
+    assert_accurate(weight_grad, plain_dweight.to(rstd.dtype), exact_dweight, 3)
+
+
+def test_same_in_any_order_and_for_any_number_of_programs(backend, monkeypatch):
+    """All but the weight gradient, whose partial sums are the programs' own."""
+    backend.use(rmsnorm)
+    x, residual, dy, dsummed = backend.tensor(4, 11, 200)
+    weight = backend.tensor(200, seed=1)
+
+    def run():
+        y, rstd, summed = rmsnorm_forward(x, weight, EPS, residual=residual)
+        weight_grad = torch.zeros(200, dtype=rstd.dtype, device=x.device)
+        dx = rmsnorm_backward(dy, summed, weight, rstd, weight_grad=weight_grad, dsummed=dsummed)
+        return y, rstd, summed, dx, weight_grad
+
+    backend.assert_same_in_any_order(run)
+    expected = run()
+    for programs in (1, 2, 11):
+        monkeypatch.setattr(rmsnorm, "program_count", lambda tensor, per_multiprocessor, n=programs: n)
+        *others, weight_grad = run()
+        assert all(torch.equal(a, b) for a, b in zip(others, expected, strict=False))
+        torch.testing.assert_close(weight_grad, expected[-1], rtol=1e-5, atol=1e-4)
+
+
+def test_gradients_are_added_and_outputs_written_whole(backend):
+    """Two backward passes add up to the bit as one after the other; without weight_grad dx is the same."""
+    backend.use(rmsnorm)
+    x, dy = backend.tensor(2, 6, 72)
+    weight = backend.tensor(72, seed=1)
+    _, rstd = rmsnorm_forward(x, weight, EPS)
+    once = torch.zeros(72, dtype=rstd.dtype, device=x.device)
+    dx = rmsnorm_backward(dy, x, weight, rstd, weight_grad=once)
+    twice = once.clone()
+    rmsnorm_backward(dy, x, weight, rstd, weight_grad=twice)
+    assert torch.equal(twice, once + once)
+    assert torch.equal(rmsnorm_backward(dy, x, weight, rstd), dx)
+
+
+@pytest.mark.parametrize("kernel", ["rmsnorm_forward", "rmsnorm_backward"])
+@pytest.mark.parametrize("table", ["sm_80", "sm_90", "safe"])
+def test_rows_ahead_fit_the_shared_memory(kernel, table):
+    """All tensors that a launch reads, with the rows copied ahead; and 32 KB in flight on a data-centre GPU."""
+    shared = {"sm_80": 163, "sm_90": 227, "safe": 99}[table] * 1024
+    tensors = {"rmsnorm_forward": 2, "rmsnorm_backward": 3}[kernel]  # with the residual
+    for size in tiles._tables()[table][kernel]:
+        entry = tiles.tile(kernel, size, table)
+        ahead = (entry.stages - 1) * entry.rows * size
+        assert tensors * ahead + 1024 + 256 <= shared, (kernel, table, size)
+        if size <= 1 << 15 and table != "safe":
+            assert (tensors - 1) * ahead * entry.programs >= 32 * 1024, (kernel, table, size)

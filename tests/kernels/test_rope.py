@@ -1,5 +1,7 @@
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from kernels import rope
 from kernels.rope import rope_backward, rope_forward
@@ -81,3 +83,32 @@ def test_positions_beyond_the_table_show():
         turned = rope._triton_rotate(torch.randn(2, 24), table[:32], table[:32], positions, 1, 1, False)
         assert turned[0].isfinite().all()
         assert turned[1, :16].isnan().all()
+
+
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    tokens=st.integers(0, 20),
+    heads=st.integers(1, 19),
+    kv_heads=st.integers(1, 5),
+    half=st.sampled_from([1, 4, 12, 48, 64]),
+    gap=st.sampled_from([0, 5, 16]),
+)
+def test_any_shape(backend, assert_accurate, tokens, heads, kv_heads, half, gap):
+    """Any number of heads and tokens, also those that do not fill the tiles; what lies between rows stays."""
+    backend.use(rope)
+    cos, sin = tables(backend, 2 * half)
+    positions = torch.arange(tokens, device=backend.device) * 7 % 64
+    width = (heads + 2 * kv_heads) * 2 * half
+    qkv = backend.tensor(tokens, width + gap)
+    result = qkv.clone()
+    rope_forward(result[:, :width], cos, sin, positions, heads, kv_heads)
+    exact = plain(qkv[:, :width].double(), cos.double(), sin.double(), positions, heads, kv_heads)
+    assert_accurate(result[:, :width], plain(qkv[:, :width], cos, sin, positions, heads, kv_heads), exact, 2)
+    assert torch.equal(result[:, width:], qkv[:, width:])
+
+
+def test_same_in_any_order(backend):
+    backend.use(rope)
+    cos, sin = tables(backend, 64)
+    positions, qkv = torch.arange(37, device=backend.device), backend.tensor(37, 9 * 64)
+    backend.assert_same_in_any_order(lambda: rope_forward(qkv.clone(), cos, sin, positions, 5, 2))
