@@ -24,7 +24,17 @@ from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import create_function_from_signature
 
 from bench.bounds import MACHINES
-from kernels import attention, attention_backward, rmsnorm, rope, swiglu, tiles
+from kernels import (
+    adamw,
+    attention,
+    attention_backward,
+    cross_entropy,
+    cross_entropy_row,
+    rmsnorm,
+    rope,
+    swiglu,
+    tiles,
+)
 from kernels.documents import Documents
 
 HIDDEN, WIDTH, HEADS, KV_HEADS = 4096, 14336, 32, 8
@@ -162,6 +172,19 @@ def override_tile(table: str, kernel: str, size: int, fields: dict[str, int]) ->
 # ---- one function an operator ----------------------------------------------------------------------------------------
 
 
+def adamw_launches(recorder: Recorder, dtype: torch.dtype, tokens: int) -> None:
+    """One shard (its length is the model's, not the batch's), with weights of their own and as its own weights."""
+    n = 1 << 17
+    master, exp_avg, exp_avg_sq, gradient = (torch.empty(n) for _ in range(4))
+    number, keep = torch.ones(1), torch.ones(1, dtype=torch.bool)
+    for weights in (torch.empty(n, dtype=dtype), master):
+        adamw.adamw_step(
+            master, exp_avg, exp_avg_sq, gradient, weights, lr=number, gradient_scale=number,
+            step=number, keep=keep, decay_ranges=[(0, 1000, 0.1)], beta1=0.9, beta2=0.95,
+            eps=1e-8,
+        )  # fmt: skip
+
+
 def rmsnorm_launches(recorder: Recorder, dtype: torch.dtype, tokens: int) -> None:
     x, weight = torch.empty(tokens, HIDDEN, dtype=dtype), torch.empty(HIDDEN, dtype=dtype)
     rstd, weight_grad = torch.empty(tokens), torch.empty(HIDDEN)
@@ -188,6 +211,22 @@ def rope_launches(recorder: Recorder, dtype: torch.dtype, tokens: int) -> None:
             rope.rope_backward(packed, table, table, positions, HEADS, KV_HEADS)
 
 
+def cross_entropy_launches(recorder: Recorder, dtype: torch.dtype, tokens: int) -> None:
+    tokens = min(tokens, 2048)  # a chunk of the linear layer before it
+    targets, merged = torch.empty(tokens, dtype=torch.int64), torch.empty(tokens, 3)
+    for vocabulary in (32000, 128256):
+        logits = torch.empty(tokens, vocabulary, dtype=dtype)
+        cross_entropy_row.losses_and_gradient(logits, targets, vocabulary)
+        for ranks in (1, 8):
+            part = torch.empty(tokens, vocabulary // ranks, dtype=dtype)
+            for start in {0, vocabulary - vocabulary // ranks}:
+                cross_entropy.stats(part, targets, start, vocabulary)
+                cross_entropy.gradient(part, targets, merged, start, vocabulary)
+        cross_entropy.gradient(
+            logits, targets, merged, 0, vocabulary, scale=merged[:1, 0], out=torch.empty_like(logits)
+        )
+
+
 def attention_launches(recorder: Recorder, dtype: torch.dtype, tokens: int, head_dim: int, window: int | None) -> None:
     documents = Documents.build([0, tokens // 3, tokens], "cpu", window=window)
     packed = torch.empty(tokens, (HEADS + 2 * KV_HEADS) * head_dim, dtype=dtype)
@@ -198,7 +237,7 @@ def attention_launches(recorder: Recorder, dtype: torch.dtype, tokens: int, head
         attention_backward.attention_backward(out, q, k, v, out, lse, documents, dq, dk, dv, window=window)
 
 
-MODULES = (attention, attention_backward, rmsnorm, rope, swiglu)
-OPERATORS = (rmsnorm_launches, rope_launches, swiglu_launches)
+MODULES = (adamw, attention, attention_backward, cross_entropy, cross_entropy_row, rmsnorm, rope, swiglu)
+OPERATORS = (adamw_launches, cross_entropy_launches, rmsnorm_launches, rope_launches, swiglu_launches)
 ATTENTION_OPERATORS = (attention_launches,)
 """These take a head_dim and a window too."""
