@@ -11,7 +11,8 @@ Each file is one operator in two layers:
     from kernels.swiglu import swiglu
     from kernels.documents import Documents
     from kernels.attention import attention, merge_attention
-    from kernels.cross_entropy import linear_cross_entropy
+    from kernels.cross_entropy import cross_entropy
+    from kernels.linear_cross_entropy import linear_cross_entropy
     from kernels.decode import decode_attention, write_pages
     from kernels.adamw import adamw_step
 

@@ -15,15 +15,22 @@ operations and one exponential a logit and pass: bound by memory. Saved by `cros
 import torch
 
 from .common import accumulation_dtype, check_device, check_floating
+from .cross_entropy_parts import (
+    finite,
+    gradient_of_terms,
+    local_targets,
+    row_block,
+    row_blocks,
+    row_factors,
+    row_gradient,
+    row_stats,
+    unknown_targets,
+)
 from .tiles import architecture, tile
 from .triton_or_stub import tl, triton
 
 IGNORE_INDEX = -100
 """Target of a token that has no loss (torch's convention)."""
-
-_BLOCK_ELEMENTS = 1 << 18
-"""Logits the CPU works through at a time: 1 MB in fp32, so that the passes over them meet the cache."""
-
 
 # ---- layer 1: plain functions ----------------------------------------------------------------------------------------
 
@@ -56,10 +63,10 @@ def losses(
     merged: torch.Tensor, targets: torch.Tensor, ignore_index: int = IGNORE_INDEX, z_loss: float = 0.0
 ) -> torch.Tensor:
     """Loss of each token [tokens]: lse - target logit + z_loss * lse^2 with lse = max + log(sum); 0 where ignored."""
-    lse = merged[:, 0] + merged[:, 1].log()
-    loss = lse - merged[:, 2]
+    log_sum = merged[:, 1].log()
+    loss = log_sum - (merged[:, 2] - merged[:, 0])  # the two logits first: lse would be rounded to their size
     if z_loss:
-        loss += z_loss * lse.square()
+        loss += z_loss * (merged[:, 0] + log_sum).square()
     return loss.masked_fill_(targets == ignore_index, 0.0)
 
 
@@ -105,99 +112,30 @@ def _torch_stats(logits, targets, vocab_start, real, vocab_size):
     inside, local = local_targets(targets, vocab_start, real)
     if real:
         result[:, 2] = torch.where(inside, logits.gather(1, local[:, None])[:, 0].to(result.dtype), 0.0)
-    unknown = _unknown(targets, vocab_size)
+    unknown = unknown_targets(targets, vocab_size)
     for column, value in enumerate((-torch.inf, 0.0, torch.nan)):
         result[:, column].masked_fill_(unknown, value)
     return result
 
 
 def _torch_gradient(logits, targets, merged, vocab_start, real, vocab_size, ignore_index, z_loss, scale, out):
-    lse = merged[:, 0] + merged[:, 1].log()
-    ignored = targets == ignore_index
-    shift = lse.masked_fill(ignored, torch.inf)  # exp(x - inf) = 0: ignored rows need no pass of their own
-    shift.masked_fill_(_unknown(targets, vocab_size) & ~ignored, torch.nan)
-    inside, local = local_targets(targets, vocab_start, real)
-    hit = (inside & ~ignored).to(lse.dtype).neg_()
-    growth = None
-    if z_loss or scale is not None:
-        growth = (1 + 2 * z_loss * lse).masked_fill_(ignored, 0.0)
-        factor = 1.0 if scale is None else scale
-        growth, hit = growth * factor, hit * factor
+    top, total = merged[:, 0:1], merged[:, 1:2]
+    ignored = (targets == ignore_index)[:, None]
+    wrong = unknown_targets(targets, vocab_size)[:, None] & ~ignored
+    shift = top.masked_fill(ignored, torch.inf)  # exp(x - inf) = 0: ignored rows need no pass of their own
+    inverse = total.reciprocal().masked_fill_(ignored, 0.0).masked_fill_(wrong, torch.nan)
+    extra = (2 * z_loss * (top + total.log())).masked_fill_(ignored, 0.0) if z_loss else None
+    inside, local = (x[:, None] for x in local_targets(targets, vocab_start, real))
+    hit = inside & ~ignored
     for rows in row_blocks(logits) if real else ():
-        probability = logits[rows, :real].to(lse.dtype) - shift[rows, None]
-        probability.exp_()
-        if growth is not None:
-            probability.mul_(growth[rows, None])
-        out[rows, :real] = probability.scatter_add_(1, local[rows, None], hit[rows, None])
+        term = (logits[rows, :real].to(merged.dtype) - shift[rows]).exp_()
+        gradient_of_terms(term, inverse[rows], local[rows], hit[rows], None if extra is None else extra[rows])
+        out[rows, :real] = term if scale is None else term.mul_(scale)
     out[:, real:] = 0
     return out
 
 
-def _unknown(targets: torch.Tensor, vocab_size: int) -> torch.Tensor:
-    """Targets that are in no slice."""
-    return (targets < 0) | (targets >= vocab_size)
-
-
-def local_targets(targets: torch.Tensor, vocab_start: int, real: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Whether each target is in this slice, and its column there (some column when it is not)."""
-    local = targets - vocab_start
-    return (local >= 0) & (local < real), local.clamp(0, max(0, real - 1))
-
-
-def finite(highest: torch.Tensor) -> torch.Tensor:
-    """What to subtract before exp: the maximum, or 0 for a row of -inf, whose terms are then exp(-inf) = 0."""
-    return highest.masked_fill(highest == -torch.inf, 0.0)
-
-
-def row_blocks(logits: torch.Tensor) -> list[slice]:
-    """Slices of rows of about `_BLOCK_ELEMENTS`."""
-    rows = logits.shape[0]
-    step = max(1, _BLOCK_ELEMENTS // max(1, logits.shape[1]))
-    return [slice(begin, begin + step) for begin in range(0, rows, step)]
-
-
 # ---- Triton ----------------------------------------------------------------------------------------------------------
-# Each thread keeps a maximum and a sum of its own for LANES x VECTOR columns at a time, VECTOR of them 16 bytes: the
-# loop over a row has no barrier, and one exponential a logit and one more for all of a thread's columns of a block.
-
-
-@triton.jit
-def _join(x, highest, total):
-    """Online softmax: a block x [GROUPS, LANES, VECTOR] joins the running maximum and sum [LANES]."""
-    joint = tl.maximum(highest, tl.max(tl.max(x, axis=2), axis=0))
-    shift = tl.where(joint == float("-inf"), 0.0, joint)
-    part = tl.sum(tl.sum(tl.exp(x - shift[None, :, None]), axis=2), axis=0)
-    return joint, total * tl.exp(highest - shift) + part
-
-
-@triton.jit
-def row_stats(
-    row,  # pointer to [columns]
-    columns,
-    real,
-    ACC: tl.constexpr,
-    GROUPS: tl.constexpr,
-    LANES: tl.constexpr,
-    VECTOR: tl.constexpr,
-    EVICTION: tl.constexpr,
-):
-    """Maximum and sum of exp(x - maximum) over the first `real` columns of a row."""
-    BLOCK: tl.constexpr = GROUPS * LANES * VECTOR
-    column = tl.arange(0, BLOCK)
-    highest = tl.full((LANES,), float("-inf"), ACC)
-    total = tl.zeros((LANES,), ACC)
-    whole = real // BLOCK * BLOCK
-    for start in range(0, whole, BLOCK):
-        x = tl.load(row + start + column, eviction_policy=EVICTION)
-        highest, total = _join(tl.reshape(tl.cast(x, ACC), (GROUPS, LANES, VECTOR)), highest, total)
-    column += whole
-    # columns, unlike real, is a multiple of 16 in any padded vocabulary: loads of 16 bytes
-    x = tl.load(row + column, mask=(column < columns) & (whole < real), other=0.0, eviction_policy=EVICTION)
-    x = tl.where(column < real, tl.cast(x, ACC), float("-inf"))
-    highest, total = _join(tl.reshape(x, (GROUPS, LANES, VECTOR)), highest, total)
-    top = tl.max(highest, axis=0)
-    shift = tl.where(top == float("-inf"), 0.0, top)
-    return top, tl.sum(total * tl.exp(highest - shift), axis=0)
 
 
 @triton.jit(do_not_specialize=["real", "vocab_start", "vocab_size"])
@@ -221,25 +159,13 @@ def _stats_kernel(
     known = (target >= 0) & (target < vocab_size)
     row = logits_pointer + token * logits_stride
     inside = (local >= 0) & (local < real) & known
-    picked = tl.cast(tl.load(row + local, mask=inside, other=0.0), acc)
+    picked = tl.where(inside, tl.cast(tl.load(row + local, mask=inside), acc), 0.0)
     read = tl.where(known, real, 0)
     top, total = row_stats(row, columns, read, acc, GROUPS, LANES, VECTOR, EVICTION="")
     result = result_pointer + token * 3
     tl.store(result, top)
     tl.store(result + 1, total)
     tl.store(result + 2, tl.where(known, picked, float("nan")))
-
-
-@triton.jit
-def row_factors(lse, target, local, real, vocab_size, ignore_index, z_loss, ACC: tl.constexpr):
-    """Of one row: (is it read, what exp subtracts, what p is multiplied by, the target's column or -1)."""
-    ignored = target == ignore_index
-    live = (target >= 0) & (target < vocab_size) & (target != ignore_index)
-    growth = 1.0 + 2.0 * tl.cast(z_loss, ACC) * lse
-    growth = tl.where(live, growth, tl.where(ignored, 0.0, float("nan")))
-    shift = tl.where(live, lse, 0.0)
-    inside = live & (local >= 0) & (local < real)
-    return live, shift, growth, tl.cast(tl.where(inside, local, -1), tl.int32)
 
 
 @triton.jit(do_not_specialize=["real", "vocab_start", "vocab_size", "ignore_index"])
@@ -263,28 +189,17 @@ def _gradient_kernel(
     acc = merged_pointer.dtype.element_ty
     token = tl.cast(tl.program_id(0), tl.int64)
     target = tl.load(targets_pointer + token)
-    lse = tl.load(merged_pointer + token * 3) + tl.log(tl.load(merged_pointer + token * 3 + 1))
-    live, shift, growth, hit = row_factors(
-        lse, target, target - vocab_start, real, vocab_size, ignore_index, z_loss, acc
+    top, total = tl.load(merged_pointer + token * 3), tl.load(merged_pointer + token * 3 + 1)
+    live, shift, inverse, extra, hit = row_factors(
+        top, total, target, target - vocab_start, real, vocab_size, ignore_index, z_loss, acc
     )
-    one = 1.0
-    if HAS_SCALE:
-        one = tl.cast(tl.load(scale_pointer), acc)
-        growth *= one
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < columns
     x = tl.cast(tl.load(logits_pointer + token * logits_stride + column, mask=inside & live, other=0.0), acc)
-    value = tl.exp(x - shift) * growth - tl.where(column == hit, one, 0.0)
-    value = tl.where(column < real, value, 0.0)
+    value = tl.where(column < real, row_gradient(x, column, shift, inverse, extra, hit), 0.0)
+    if HAS_SCALE:
+        value *= tl.cast(tl.load(scale_pointer), acc)
     tl.store(out_pointer + token * out_stride + column, tl.cast(value, out_pointer.dtype.element_ty), mask=inside)
-
-
-def row_block(kernel: str, logits: torch.Tensor) -> tuple[dict[str, int], int]:
-    """(GROUPS, LANES and VECTOR of a block of columns and the number of warps, programs a multiprocessor)."""
-    chosen = tile(kernel, logits.shape[1], architecture(logits.device))
-    lanes, vector = 32 * chosen.warps, 16 // logits.element_size()
-    groups = max(1, chosen.columns // (lanes * vector))
-    return {"GROUPS": groups, "LANES": lanes, "VECTOR": vector, "num_warps": chosen.warps}, chosen.programs
 
 
 def _triton_stats(logits, targets, vocab_start, real, vocab_size):

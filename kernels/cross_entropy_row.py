@@ -11,15 +11,15 @@ row doubles, so shorter rows hold the same sum. Longer rows, or 4-byte logits of
 import torch
 
 from .common import accumulation_dtype, program_count
-from .cross_entropy import (
-    IGNORE_INDEX,
+from .cross_entropy import IGNORE_INDEX, losses, real_columns
+from .cross_entropy_parts import (
     finite,
+    gradient_of_terms,
     local_targets,
-    losses,
-    real_columns,
     row_block,
     row_blocks,
     row_factors,
+    row_gradient,
     row_stats,
 )
 from .triton_or_stub import tl, triton
@@ -60,12 +60,11 @@ def _torch_losses_and_gradient(logits, targets, real, ignore_index, z_loss):
         total = term.sum(1, keepdim=True)
         merged = torch.cat((highest, total, target), dim=1)
         result[rows] = losses(merged, targets[rows], ignore_index, z_loss)
-        factor = total.reciprocal()
-        if z_loss:
-            factor *= 1 + 2 * z_loss * (highest + total.log())
-        factor.masked_fill_(~inside[rows, None], torch.nan).masked_fill_(ignored[rows, None], 0.0)
-        hit = ignored[rows, None].to(acc).sub_(1)
-        logits[rows, :real] = term.mul_(factor).scatter_add_(1, local[rows, None], hit)
+        extra = (2 * z_loss * (highest + total.log())).masked_fill_(ignored[rows, None], 0.0) if z_loss else None
+        inverse = (
+            total.reciprocal_().masked_fill_(~inside[rows, None], torch.nan).masked_fill_(ignored[rows, None], 0.0)
+        )
+        logits[rows, :real] = gradient_of_terms(term, inverse, local[rows, None], ~ignored[rows, None], extra)
     logits[:, real:] = 0
     return result
 
@@ -97,20 +96,22 @@ def _losses_and_gradient_kernel(
         target = tl.load(targets_pointer + at)
         live = (target >= 0) & (target < real) & (target != ignore_index)
         # before the sums over the program's threads, whose barriers end before any of them overwrites the row
-        picked = tl.cast(tl.load(row + target, mask=live, other=0.0), acc)
+        picked = tl.cast(tl.load(row + target, mask=live), acc)  # used only where live
         top, total = row_stats(row, columns, tl.where(live, real, 0), acc, GROUPS, LANES, VECTOR, EVICTION="evict_last")
         lse = top + tl.log(total)
-        loss = lse - picked + tl.cast(z_loss, acc) * lse * lse
+        loss = tl.log(total) - (picked - top) + tl.cast(z_loss, acc) * lse * lse
         ignored = target == ignore_index
         tl.store(losses_pointer + at, tl.where(live, loss, tl.where(ignored, 0.0, float("nan"))))
-        live, shift, growth, hit = row_factors(lse, target, target, real, real, ignore_index, z_loss, acc)
+        live, shift, inverse, extra, hit = row_factors(
+            top, total, target, target, real, real, ignore_index, z_loss, acc
+        )
         for start in range(0, columns, BLOCK):
             column = start + tl.arange(0, BLOCK)
             inside = column < columns
             x = tl.load(row + column, mask=inside & live, other=0.0, eviction_policy="evict_first")
-            value = tl.exp(tl.cast(x, acc) - shift) * growth - tl.where(column == hit, 1.0, 0.0)
-            value = tl.cast(tl.where(column < real, value, 0.0), element)
-            tl.store(row + column, value, mask=inside, eviction_policy="evict_first")
+            value = row_gradient(tl.cast(x, acc), column, shift, inverse, extra, hit)
+            value = tl.where(column < real, value, 0.0)
+            tl.store(row + column, tl.cast(value, element), mask=inside, eviction_policy="evict_first")
 
 
 def _triton_losses_and_gradient(logits, targets, real, ignore_index, z_loss):
