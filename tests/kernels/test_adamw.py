@@ -187,6 +187,23 @@ def test_same_in_any_order_of_blocks(backend, monkeypatch):
     backend.assert_same_in_any_order(run)
 
 
+@pytest.mark.skipif(REASON_NOT_TO_INTERPRET is not None, reason=str(REASON_NOT_TO_INTERPRET))
+def test_moves_30_bytes_an_element(strict_interpreter, monkeypatch):
+    """Distinct sectors of the shards; beside them the table of decays, and scalars that every program reads."""
+    from tests.kernels.traffic import count
+
+    monkeypatch.setattr(adamw, "_torch_step", adamw._triton_step)
+    n = 8192
+    tensors = [torch.rand(n) for _ in range(4)]
+    weights = torch.empty(n, dtype=torch.bfloat16)
+    with count(strict_interpreter) as traffic:
+        step(tensors, weights, 1, ranges=[(0, 3000, 0.1), (3008, n, 0.1)])
+    rows = [row for tensor in (*tensors, weights) for row in traffic.of(tensor)]
+    assert sum(row.loads.moved + row.stores.moved for row in rows) == 30 * n
+    assert sum(row.loads.requested + row.stores.requested for row in rows) == 30 * n
+    assert traffic.moved - 30 * n <= 0.02 * n + 32 * 16
+
+
 def test_overlapping_ranges_are_a_programming_error():
     with pytest.raises(AssertionError, match="overlap"):
         adamw._blocks(10, [(0, 5, 0.1), (4, 8, 0.1)], 4)
