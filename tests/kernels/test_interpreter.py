@@ -286,3 +286,17 @@ def test_tensors_beyond_two_to_the_31_elements_cost_no_memory(defect):
     _copy_rows[(2,)](y.copy_(torch.arange(8)), y, 2**31, 8, BLOCK=8)
     with pytest.raises(defect, match=r"at element \d+, 8 lanes in all"):
         _copy_rows[(2,)](y, y, 2**31, 8, BLOCK=16)
+
+
+@triton.jit
+def _multiply(y, a, b):
+    tl.store(y, tl.cast(a * b, tl.int64))
+
+
+def test_int32_overflow_is_found():
+    """As Triton's own check, which the harness replaces by a faster one, finds it."""
+    y = torch.zeros(1, dtype=torch.int64)
+    _multiply[(1,)](y, 2**20, -(2**11))
+    assert y.item() == -(2**31)
+    with pytest.raises(Exception, match="int32 overflow detected for operation mul"):
+        _multiply[(1,)](y, 2**20, 2**11)
