@@ -4,6 +4,7 @@ interpreter, within 5 % for every tensor; and whatever is read more than once is
 `pytest tests/kernels/test_traffic.py -s` prints the tables, requested bytes and masked-off lanes beside.
 """
 
+import json
 from typing import NamedTuple
 
 import pytest
@@ -221,3 +222,19 @@ def test_cross_entropy_in_one_launch(strict_interpreter, monkeypatch, dtype):
     reads = 2 + 1 / VOCABULARY  # statistics, gradient, and the target's logit by itself
     small = {"targets": (targets, Expected(loads=8 * ROWS)), "losses": (losses, Expected(stores=4 * ROWS))}
     check(traffic, 4 * n, {"logits": (logits, Expected(loads=2 * n, stores=2 * n, reads=reads))}, small)
+
+
+def test_the_table_beside_liger_says_what_is_missing(strict_interpreter, monkeypatch, capsys, tmp_path):
+    """`bench/traffic.py` on a machine without Liger-Kernel: our figures, and in one line how to get the others."""
+    from bench import traffic as program
+
+    monkeypatch.setattr(program.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(program, "OPERATORS", [row for row in program.OPERATORS if row[0] == "RoPE"])
+    monkeypatch.setattr(program.sys, "argv", ["traffic.py", "--json", str(tmp_path / "traffic.json")])
+    with strict_interpreter.suspended():
+        program.main()
+    *_, row, missing = capsys.readouterr().out.splitlines()
+    assert row.startswith("RoPE")
+    assert "peers" in missing
+    (written,) = json.loads((tmp_path / "traffic.json").read_text())["rows"]
+    assert written["distinct"] == pytest.approx(4, rel=0.05)
