@@ -18,7 +18,13 @@ OTHER_TRITON = Path(sys.prefix) / "triton-3.6.0"
 SHARED_MEMORY = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "safe": 99 * 1024}
 """Bytes a block may use, by tile table."""
 ATTENTION = ("attention._forward_kernel", "attention_backward._key_value_kernel", "attention_backward._query_kernel")
-STACK_REASONS: dict[tuple[str, str, int | None], str] = {}
+KEY_VALUE = "attention_backward._key_value_kernel"
+STACK_REASONS: dict[tuple[str, str, int | None], str] = {
+    ("sm_80", KEY_VALUE, 64): "64 columns instead of 32 halve how often K and V fragments are read from shared memory",
+    ("sm_80", KEY_VALUE, 96): "as head_dim 64",
+    ("sm_80", KEY_VALUE, 128): "32 columns instead of 16 halve how often K and V fragments are read from shared memory",
+    ("safe", "attention._forward_kernel", 256): "4 warps go along the rows; 8 go along the columns too and compute every score twice",
+}
 """(tile table, kernel, head_dim) -> why up to 128 bytes of stack, outside the loops, are the lesser evil there."""
 
 
