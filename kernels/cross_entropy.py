@@ -128,9 +128,14 @@ def _torch_gradient(logits, targets, merged, vocab_start, real, vocab_size, igno
     inside, local = (x[:, None] for x in local_targets(targets, vocab_start, real))
     hit = inside & ~ignored
     for rows in row_blocks(logits) if real else ():
-        term = (logits[rows, :real].to(merged.dtype) - shift[rows]).exp_()
+        place = out[rows, :real]
+        term = place if place.dtype == merged.dtype else place.new_empty(place.shape, dtype=merged.dtype)
+        torch.sub(logits[rows, :real], shift[rows], out=term).exp_()
         gradient_of_terms(term, inverse[rows], local[rows], hit[rows], None if extra is None else extra[rows])
-        out[rows, :real] = term if scale is None else term.mul_(scale)
+        if scale is not None:
+            term.mul_(scale)
+        if term is not place:
+            place.copy_(term)
     out[:, real:] = 0
     return out
 

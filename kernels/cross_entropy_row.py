@@ -53,10 +53,11 @@ def _torch_losses_and_gradient(logits, targets, real, ignore_index, z_loss):
     inside, local = local_targets(targets, 0, real)
     result = logits.new_empty(len(targets), dtype=acc)
     for rows in row_blocks(logits):
-        wide = logits[rows, :real].to(acc)
+        place = logits[rows, :real]
+        wide = place.to(acc)  # the logits themselves if that is their dtype
         highest = wide.amax(1, keepdim=True)
         target = wide.gather(1, local[rows, None]).masked_fill_(~inside[rows, None], torch.nan)
-        term = (wide - finite(highest)).exp_()
+        term = wide.sub_(finite(highest)).exp_()
         total = term.sum(1, keepdim=True)
         merged = torch.cat((highest, total, target), dim=1)
         result[rows] = losses(merged, targets[rows], ignore_index, z_loss)
@@ -64,7 +65,9 @@ def _torch_losses_and_gradient(logits, targets, real, ignore_index, z_loss):
         inverse = (
             total.reciprocal_().masked_fill_(~inside[rows, None], torch.nan).masked_fill_(ignored[rows, None], 0.0)
         )
-        logits[rows, :real] = gradient_of_terms(term, inverse, local[rows, None], ~ignored[rows, None], extra)
+        gradient_of_terms(term, inverse, local[rows, None], ~ignored[rows, None], extra)
+        if term is not place:
+            place.copy_(term)
     logits[:, real:] = 0
     return result
 
