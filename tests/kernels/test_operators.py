@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.library import opcheck
+from torch.utils.checkpoint import checkpoint
 
 from kernels import attention, cross_entropy, linear_cross_entropy, rmsnorm, rope, swiglu
 from kernels.documents import Documents
@@ -24,7 +25,7 @@ DOCUMENTS = Documents.build(BOUNDS, "cpu")
 
 
 def run_rope(qkv, documents=DOCUMENTS):
-    return rope.rope(qkv, COS, SIN, documents.positions, HEADS, KV_HEADS)
+    return rope.rope(qkv, COS.to(qkv.dtype), SIN.to(qkv.dtype), documents.positions, HEADS, KV_HEADS)
 
 
 def run_attention(qkv, documents=DOCUMENTS, window=None, return_lse=False):
@@ -96,6 +97,48 @@ def test_backward_twice_and_shared_gradients(name):
     assert torch.equal(dy, given)
 
 
+@every_operator
+def test_gradients_add_up_in_leaves(name):
+    """Two backward passes into `.grad`: twice the gradient; no two leaves, nor a leaf and the incoming gradient, share
+    memory, where a sum in place would change both."""
+    function, make = OPERATORS[name]
+    inputs = make()
+    y = function(*inputs)
+    dy = random(*y.shape, seed=5, grad=False)
+    given = dy.clone()
+    wanted = torch.autograd.grad(y, inputs, dy, retain_graph=True)
+    y.backward(dy, retain_graph=True)
+    y.backward(dy)
+    assert all(torch.equal(x.grad, 2 * gradient) for x, gradient in zip(inputs, wanted, strict=True))
+    assert torch.equal(dy, given)
+    storages = [x.untyped_storage().data_ptr() for x in (dy, *(x.grad for x in inputs))]
+    assert len(set(storages)) == len(storages)
+
+
+@every_operator
+def test_under_activation_checkpointing(name):
+    """Run again in the backward pass (torch.utils.checkpoint): the same gradients to the bit."""
+    function, make = OPERATORS[name]
+    inputs = make()
+    outputs = function(*inputs), checkpoint(function, *inputs, use_reentrant=False)
+    gradients = [torch.autograd.grad(y.square().sum(), inputs) for y in outputs]
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+@every_operator
+def test_autocast_changes_nothing(name):
+    """Operators compute in the dtype of what they are given, also where torch's own products would be cast (which those
+    of float64 never are)."""
+    function, make = OPERATORS[name]
+    inputs = [x.detach().float().requires_grad_() for x in make()]
+    wanted = function(*inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = function(*inputs)
+        gradients = [torch.autograd.grad(x.sum(), inputs) for x in (y, wanted)]
+    assert torch.equal(y, wanted)
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
 @pytest.mark.parametrize("name", ["rmsnorm", "rope"])
 def test_residual_branch(name):
     """The gradient of h + f(h) is that of h and of f(h), summed."""
@@ -159,6 +202,26 @@ def test_other_token_and_document_counts_do_not_recompile():
 
     for bounds in ([0, 4, 9], [0, 3, 7, 12], [0, 10, 14, 14, 15], [0, 5, 6], [0, 1, 2, 3, 4, 16]):
         block(random(bounds[-1], WIDTH), random(WIDTH, seed=1), Documents.build(bounds, "cpu"))
+    assert len(graphs) <= 2
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_other_token_counts_do_not_recompile_a_loss(fused):
+    torch._dynamo.reset()
+    graphs = []
+
+    def backend(graph, _inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    @torch.compile(fullgraph=True, backend=backend)
+    def loss(hidden, weight, targets):
+        if fused:
+            return linear_cross_entropy.linear_cross_entropy(hidden, weight, targets)
+        return cross_entropy.cross_entropy(hidden @ weight.t(), targets)
+
+    for tokens in (9, 12, 5, 16, 7):
+        loss(random(tokens, 6), random(10, 6, seed=1), torch.arange(tokens) % 10).backward()
     assert len(graphs) <= 2
 
 
