@@ -5,7 +5,7 @@ import torch
 from torch.library import opcheck
 from torch.utils.checkpoint import checkpoint
 
-from kernels import attention, cross_entropy, linear_cross_entropy, rmsnorm, rope, swiglu
+from kernels import attention, cross_entropy, decode, linear_cross_entropy, rmsnorm, rope, swiglu
 from kernels.documents import Documents
 
 BOUNDS = [0, 4, 4, 5, 12]
@@ -222,6 +222,27 @@ def test_other_token_counts_do_not_recompile_a_loss(fused):
 
     for tokens in (9, 12, 5, 16, 7):
         loss(random(tokens, 6), random(10, 6, seed=1), torch.arange(tokens) % 10).backward()
+    assert len(graphs) <= 2
+
+
+def test_decode_of_other_lengths_and_sequence_counts():
+    """One graph for any number of sequences and any lengths; inputs stay as they are."""
+    torch._dynamo.reset()
+    graphs = []
+
+    def backend(graph, _inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(decode.decode_attention, fullgraph=True, backend=backend)
+    cache = [random(12, 16, KV_HEADS, HEAD_DIM, seed=seed, grad=False).float() for seed in (1, 2)]
+    for lengths in ([9, 20], [40, 1, 33], [0, 16, 17, 5], [7, 48, 2, 3, 31]):
+        q = random(len(lengths), HEADS, HEAD_DIM, grad=False).float()
+        table = torch.arange(len(lengths) * 3, dtype=torch.int32).view(-1, 3) % 12
+        inputs = (q, *cache, table, torch.tensor(lengths, dtype=torch.int32))
+        before = [x.clone() for x in inputs]
+        assert torch.equal(compiled(*inputs), decode.decode_attention(*inputs))
+        assert all(torch.equal(a, b) for a, b in zip(before, inputs, strict=True))
     assert len(graphs) <= 2
 
 
