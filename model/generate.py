@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from kernels.attention import attention_forward
-from kernels.decode import decode_attention, write_pages
+from kernels.decode import decode_attention
 from kernels.documents import Documents
+from kernels.paged_cache import write_pages
 
 from .config import LlamaConfig
 from .llama import Llama
