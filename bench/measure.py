@@ -1,12 +1,14 @@
 """Timing of candidates in turns, their check against a reference before a figure counts, and the two rooflines.
 
 A candidate is prepared on each of several sets of inputs, which together are at least four times the L2 cache, so that
-no run finds its inputs there. One round runs every candidate once; the median over the rounds counts. On a GPU a run is
+no run finds its inputs there; before each run other memory is read through that cache too, so that none pays for lines
+that were written before it. One round runs every candidate once; the median over the rounds counts. On a GPU a run is
 timed by events behind a short pause of the device, during which the host enqueues it: launch overhead then shows only
 where it would in a model, when the host waits for the device in between.
 """
 
 import contextlib
+import functools
 import math
 import statistics
 import time
@@ -53,12 +55,19 @@ def seconds_of(run: Callable[[], object], device: torch.device) -> float:
         return time.perf_counter() - start
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda.synchronize(device)
+    _other_memory(device).sum()
     torch.cuda._sleep(PAUSE_CYCLES)
     start.record()
     run()
     end.record()
     end.synchronize()
     return start.elapsed_time(end) / 1000
+
+
+@functools.cache
+def _other_memory(device: torch.device) -> torch.Tensor:
+    """Twice as much as the L2 cache holds."""
+    return torch.ones(torch.cuda.get_device_properties(device).L2_cache_size // 2, dtype=torch.int32, device=device)
 
 
 def in_turns(
@@ -111,24 +120,21 @@ def check(results: Sequence[torch.Tensor], reference: Sequence[torch.Tensor], dt
 @contextlib.contextmanager
 def poisoned_memory() -> Iterator[None]:
     """torch.empty gives NaN, so that an element that nobody writes is seen."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
+    with deterministic(fill=True):
         yield
-    finally:
-        torch.use_deterministic_algorithms(False)
 
 
 @contextlib.contextmanager
-def deterministic() -> Iterator[None]:
-    """torch's deterministic algorithms, without the time it takes to fill new memory."""
-    fill = torch.utils.deterministic.fill_uninitialized_memory
-    torch.utils.deterministic.fill_uninitialized_memory = False
+def deterministic(fill: bool = False) -> Iterator[None]:
+    """torch's deterministic algorithms; new memory is filled, which takes time, only if asked for."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    torch.utils.deterministic.fill_uninitialized_memory = fill
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(False)
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        torch.use_deterministic_algorithms(before[0])
+        torch.utils.deterministic.fill_uninitialized_memory = before[1]
 
 
 def prepare(
