@@ -3,6 +3,7 @@
 Their Triton kernels need a GPU; this shows that inputs, references, candidates and verdicts fit together.
 """
 
+import dataclasses
 import math
 import time
 
@@ -13,6 +14,12 @@ from bench import measure
 from bench.measure import OURS, Work, check, in_turns, input_sets, relative_error
 from bench.row import Goal
 from bench.test_kernels import HEADER, ROWS, cells, measure_row, table, verdict
+from kernels.attention import attention
+from kernels.linear_cross_entropy import linear_cross_entropy
+from kernels.rmsnorm import add_rmsnorm, rmsnorm
+from kernels.rope import rope
+from kernels.swiglu import swiglu
+from tests.kernels import test_gpu
 
 CPU = torch.device("cpu")
 BY_NAME = {row.name: row for row in ROWS}
@@ -165,3 +172,50 @@ def test_sets_of_inputs_differ():
     row = BY_NAME["swiglu_forward"]
     first, second = input_sets(lambda seed: row.inputs(row.tiny, CPU, torch.float32, seed), CPU)
     assert not torch.equal(first.gate_up, second.gate_up)
+
+
+# ---- the bodies of the GPU tests -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny_gpu_tests(monkeypatch):
+    """`test_gpu` on the CPU, its rows tiny."""
+    monkeypatch.setattr(test_gpu, "DEVICE", CPU)
+    monkeypatch.setattr(test_gpu, "ROWS", {row.name: dataclasses.replace(row, size=row.tiny) for row in ROWS})
+    for sizes in ("REAL_SIZES", "REPEATED"):
+        monkeypatch.setattr(test_gpu, sizes, {name: {} for name in getattr(test_gpu, sizes)})
+    return test_gpu
+
+
+@pytest.mark.parametrize("name", test_gpu.REAL_SIZES)
+def test_accuracy_as_on_a_gpu(tiny_gpu_tests, name, assert_accurate):
+    tiny_gpu_tests.test_bfloat16_at_real_sizes(name, assert_accurate)
+
+
+@pytest.mark.parametrize("name", test_gpu.FLOAT32)
+def test_float32_as_on_a_gpu(tiny_gpu_tests, name):
+    tiny_gpu_tests.test_float32_is_not_rounded_to_tf32(name)
+
+
+@pytest.mark.parametrize("name", test_gpu.REPEATED)
+def test_repeated_as_on_a_gpu(tiny_gpu_tests, name):
+    tiny_gpu_tests.test_a_hundred_runs_give_the_same_bits(name)
+
+
+def test_the_block_of_the_gpu_tests_is_the_public_operators(tiny_gpu_tests):
+    """Its gradient in bfloat16 against autograd through the same layer in float64."""
+    weights = tiny_gpu_tests.block_weights()
+    wide = {name: weight.double() for name, weight in weights.items()}
+    x, targets, documents = tiny_gpu_tests.block_inputs(40, [0, 13, 40], 0)
+    heads, kv_heads = test_gpu.HEADS, test_gpu.KV_HEADS
+    leaf = x.double().requires_grad_()
+    turn = (wide["cos"], wide["sin"], documents.positions, heads, kv_heads)
+    qkv = rope(rmsnorm(leaf, wide["norm"], 1e-5) @ wide["qkv"].t(), *turn)
+    projected = attention(*test_gpu.heads_of(qkv), documents).flatten(1) @ wide["out"].t()
+    normed, summed = add_rmsnorm(projected, leaf, wide["norm"], 1e-5)
+    hidden = summed + swiglu(normed @ wide["up"].t()) @ wide["down"].t()
+    loss = linear_cross_entropy(hidden, wide["head"], targets)
+    (dx,) = torch.autograd.grad(loss, leaf)
+    ours = tiny_gpu_tests.block(weights, x, targets, documents)
+    assert relative_error(ours[0], loss.detach()) < 1e-3
+    assert relative_error(ours[1], dx) < 1e-2
