@@ -32,7 +32,15 @@ setup(
         "matplotlib>=3.9",
     ],
     extras_require={
-        "test": ["pytest>=8", "hypothesis>=6.100", "transformers>=5.0", "protobuf>=5", "ruff>=0.9", "psutil>=6"],
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "hypothesis>=6.100",
+            "transformers>=5.0",
+            "protobuf>=5",
+            "ruff>=0.9",
+            "psutil>=6",
+        ],
         "peers": ["transformers>=5.0", "liger-kernel>=0.6"],
     },
 )

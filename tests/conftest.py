@@ -15,6 +15,12 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read by Triton at import: without a GPU its kernels run on the CPU
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--every-table", action="store_true", help="compile all kernels for all GPUs with both Triton versions (minutes)"
+    )
+
+
 def pytest_collection_modifyitems(items):
     """Tests marked `gpu` are skipped, saying so, where there is none."""
     if torch.cuda.is_available():
