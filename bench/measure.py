@@ -10,7 +10,6 @@ where it would in a model, when the host waits for the device in between.
 import contextlib
 import functools
 import math
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
@@ -175,7 +174,3 @@ def copy_work(moved: float, device: torch.device) -> tuple[Work, float]:
     source = torch.randint(0, 256, (size,), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return Work(lambda: (target.copy_(source),)), moved / (2 * size)
-
-
-def median(times: Sequence[float]) -> float:
-    return statistics.median(times)

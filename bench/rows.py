@@ -203,7 +203,7 @@ def row_by_row(i: SimpleNamespace) -> tuple[torch.Tensor, torch.Tensor]:
     return loss, gradient
 
 
-def cross_entropy_row_row() -> Row:
+def given_logits_row() -> Row:
     def ours(i):
         logits, entries = i.logits.clone(), i.logits.shape[1]
 
@@ -337,10 +337,11 @@ def adamw_row() -> Row:
     )
 
 
-ORDER = ((False, False), (True, False), (False, True), (True, True))
+NORMS = ((False, False), (True, False), (False, True), (True, True))
+"""(with the residual added, backward)."""
 MEMORY_ROWS = (
-    *(norm_row(hidden, add, backward) for add, backward in ORDER for hidden in (4096, 8192)),
+    *(norm_row(hidden, add, backward) for add, backward in NORMS for hidden in (4096, 8192)),
     *(row(backward) for row in (rope_row, swiglu_row) for backward in (False, True)),
-    cross_entropy_row_row(),
+    given_logits_row(),
     adamw_row(),
 )

@@ -4,11 +4,13 @@ Nothing asserts a time. A candidate is timed only if its results agree with the 
 """
 
 import gc
+from importlib import metadata
+from statistics import median
 
 import pytest
 import torch
 
-from bench.measure import OURS, copy_work, in_turns, input_sets, median, prepare, seconds_of
+from bench.measure import OURS, copy_work, in_turns, input_sets, prepare, seconds_of
 from bench.row import Goal, Row
 from bench.rows import MEMORY_ROWS
 from bench.rows_matrix import MATRIX_ROWS
@@ -116,6 +118,17 @@ def table(measured: dict[str, dict]) -> str:
     return "\n".join([text, *reasons])
 
 
+def versions() -> dict[str, str | None]:
+    """Of what is compared, beside torch; None where it is not installed."""
+    found = {}
+    for name in ("triton", "liger-kernel", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
 @pytest.fixture(scope="module")
 def measured():
     """Figures by row; the table is printed after the last one, also when the run is interrupted."""
@@ -131,7 +144,7 @@ def test_operator(row, measured, report):
     figures = measure_row(row, row.size, torch.device("cuda"), torch.bfloat16, ROUNDS)
     measured[row.name] = figures
     print("\n" + " | ".join(cells(row, figures)))
-    report(figures)
+    report({"versions": versions(), **figures})
     torch.compiler.reset()
     gc.collect()
     torch.cuda.empty_cache()

@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
 
 import torch
 import triton
@@ -32,7 +33,7 @@ from triton import JITFunction
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench.measure import OURS, check, in_turns, input_sets, median, poisoned_memory, seconds_of
+from bench.measure import OURS, check, in_turns, input_sets, poisoned_memory, seconds_of
 from bench.row import Row
 from bench.rows import MEMORY_ROWS
 from bench.rows_matrix import MATRIX_ROWS

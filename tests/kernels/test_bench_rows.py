@@ -6,6 +6,7 @@ Their Triton kernels need a GPU; this shows that inputs, references, candidates 
 import dataclasses
 import math
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ import torch
 from bench import measure
 from bench.measure import OURS, Work, check, in_turns, input_sets, relative_error
 from bench.row import Goal
-from bench.test_kernels import HEADER, ROWS, cells, measure_row, table, verdict
+from bench.test_kernels import HEADER, ROWS, cells, measure_row, table, verdict, versions
 from kernels.attention import attention
 from kernels.linear_cross_entropy import linear_cross_entropy
 from kernels.rmsnorm import add_rmsnorm, rmsnorm
@@ -164,8 +165,48 @@ def test_verdict():
     assert isinstance(norm.must[0], Goal)
 
 
+def test_versions_name_what_is_missing():
+    found = versions()
+    assert found["liger-kernel"] is None or found["liger-kernel"][0].isdigit()
+    assert set(found) >= {"triton", "liger-kernel"}
+
+
 def test_seconds_on_the_cpu():
     assert measure.seconds_of(lambda: time.sleep(0.01), CPU) >= 0.01
+
+
+def test_seconds_on_a_gpu_are_taken_behind_a_pause(monkeypatch):
+    """The order of what is asked of the device, with a device that only keeps a log."""
+    log = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            log.append("event")
+
+        def synchronize(self):
+            log.append("wait")
+
+        def elapsed_time(self, other):
+            return 2.5
+
+    other = SimpleNamespace(sum=lambda: log.append("other memory"))
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: log.append("synchronize"))
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: log.append("pause"))
+    monkeypatch.setattr(measure, "_other_memory", lambda device: other)
+    assert measure.seconds_of(lambda: log.append("run"), torch.device("cuda")) == 0.0025
+    assert log == ["synchronize", "other memory", "pause", "event", "run", "event", "wait"]
+
+
+def test_sets_on_a_gpu_exceed_the_cache_four_times(monkeypatch):
+    properties = SimpleNamespace(L2_cache_size=1000)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    sets = input_sets(lambda seed: SimpleNamespace(x=torch.zeros(300), name="x", seed=seed), torch.device("cuda"))
+    assert [one.seed for one in sets] == [0, 1, 2, 3]
+    assert sum(one.x.nbytes for one in sets) >= 4000
 
 
 def test_sets_of_inputs_differ():

@@ -177,6 +177,53 @@ def test_entries():
         entries(table, ["gemm"], None)
 
 
+def test_launches_are_collected(monkeypatch):
+    compiled = SimpleNamespace(n_spills=0)
+    monkeypatch.setattr(tune.JITFunction, "run", lambda self, *arguments, **options: compiled)
+    before, kernels = tune.JITFunction.run, []
+    with tune.launched(kernels):
+        function = SimpleNamespace(fn=SimpleNamespace(__name__="_a_kernel"))
+        assert tune.JITFunction.run(function, 1, grid=(1,)) is compiled
+    assert kernels == [("_a_kernel", compiled)]
+    assert tune.JITFunction.run is before
+
+
+def pretend_gpu(monkeypatch, seconds):
+    """The command line sees an H100 on which each configuration takes what `seconds` says."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "GPU X")
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(tiles, "architecture", lambda device: "sm_90")
+    monkeypatch.setattr(tune, "tune", lambda task, present, log: seconds(task, present))
+
+
+def test_the_command_changes_one_line(monkeypatch, tmp_path, capsys):
+    def twice_as_fast(task, present):
+        assert (task.table, task.dtype, task.shape["head_dim"]) == ("sm_90", torch.bfloat16, 64)
+        return {present: 0.2, present._replace(columns=512): 0.1}
+
+    pretend_gpu(monkeypatch, twice_as_fast)
+    arguments = ["--kernel", "attention_query", "--size", "64", "--out", str(tmp_path / "tiles.json")]
+    tune.main([*arguments, "--dry-run"])
+    assert not list(tmp_path.iterdir())
+    tune.main(arguments)
+    lines = (tmp_path / "tiles.json").read_text(encoding="utf-8").splitlines()
+    changed = [new for new, old in zip(lines, TEXT.splitlines(), strict=True) if new != old]
+    assert len(changed) == 1
+    assert '"columns": 512' in changed[0]
+    assert "TFLOP/s in attention_backward-32_32 on GPU X" in changed[0]
+    assert TABLE.read_text(encoding="utf-8") == TEXT
+    assert "attention_query 64 (sm_90)" in capsys.readouterr().out
+
+
+def test_the_command_stops_in_time_and_refuses_in_one_line(monkeypatch, tmp_path, capsys):
+    pretend_gpu(monkeypatch, lambda task, present: {present: 0.1})
+    tune.main(["--minutes", "-1", "--out", str(tmp_path / "tiles.json")])
+    assert "time is up; not tuned: attention_forward 128" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"^tune.py: --kernel gemm has no workload"):
+        tune.main(["--kernel", "gemm"])
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 def test_without_a_gpu_it_ends_with_one_line():
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
