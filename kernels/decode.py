@@ -186,33 +186,36 @@ def _decode_kernel(
         row = tl.minimum(tl.arange(0, COLUMNS), length - 1 - j)
         if HAS_WINDOW:
             row = tl.maximum(row, low - j)
-        offset = page * page_stride + (j % PAGE_SIZE + row)[:, None] * key_stride + column
+        start = page * page_stride + tl.cast(j % PAGE_SIZE, tl.int64) * key_stride
+        offset = row[:, None] * key_stride + column
         if HEAD_DIM == BLOCK_DIM:
-            k = tl.load(k_pointer + offset)
-            v = tl.load(v_pointer + offset)
+            k = tl.load(k_pointer + start + offset)
+            v = tl.load(v_pointer + start + offset)
         else:
-            k = tl.load(k_pointer + offset, mask=column < HEAD_DIM, other=0.0)
-            v = tl.load(v_pointer + offset, mask=column < HEAD_DIM, other=0.0)
-        score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2  # [ROWS, COLUMNS]
+            k = tl.load(k_pointer + start + offset, mask=column < HEAD_DIM, other=0.0)
+            v = tl.load(v_pointer + start + offset, mask=column < HEAD_DIM, other=0.0)
+        score = tl.dot(q, tl.trans(k), input_precision="ieee")  # [ROWS, COLUMNS]
         key = j + tl.arange(0, COLUMNS)
         read = key < length
         if HAS_WINDOW:
             read = read & (key >= low)
         score = tl.where(read[None, :], score, float("-inf"))
-        new_top = tl.maximum(top, tl.max(score, axis=1))  # finite: every tile holds a key that is read
-        p = tl.exp2(score - new_top[:, None])
-        shrink = tl.exp2(top - new_top)
+        new_top = tl.maximum(
+            top, tl.max(score, axis=1)
+        )  # not scaled yet; finite, as every tile holds a key that is read
+        p = tl.exp2(score * scale_log2 - (new_top * scale_log2)[:, None])
+        shrink = tl.exp2((top - new_top) * scale_log2)
         total = total * shrink + tl.sum(p, axis=1)
         sums = tl.dot(tl.cast(p, v.dtype), v, sums * shrink[:, None], input_precision="ieee")
         top = new_top
 
     divisor = tl.where(total > 0.0, total, 1.0)
-    lse = tl.where(total > 0.0, (top + tl.log2(divisor)) * 0.6931471805599453, float("-inf"))
-    row = (sequence * splits + split) * HEADS + head
-    tl.store(lse_pointer + row, lse, mask=head <= last_head)
+    row = tl.cast(rest, tl.int64) * HEADS + head
     at = out_pointer + row[:, None] * HEAD_DIM + column
     sums = tl.cast(sums / divisor[:, None], out_pointer.dtype.element_ty)
     tl.store(at, sums, mask=(head <= last_head)[:, None] & (column < HEAD_DIM))
+    lse = tl.where(total > 0.0, (top * scale_log2 + tl.log2(divisor)) * 0.6931471805599453, float("-inf"))
+    tl.store(lse_pointer + row, lse, mask=head <= last_head)
 
 
 @triton.jit(do_not_specialize=["lengths_pointer", "splits", "window"])
@@ -336,14 +339,14 @@ def decode_attention(
     `block_table[s, j // page_size]` at `j % page_size` (entries that hold no key are never used); lengths int32
     [sequences], number of keys, at most max_pages * page_size. With `window` only the newest `window` keys are read.
     Pages may be shared by sequences. A sequence of length 0 gives 0. `scale` defaults to head_dim ** -0.5.
-    page_size is a multiple of 16 (64 or more is best: the GPU reads a page in tiles of up to 32 keys), head_dim a
+    page_size is a multiple of 16 (64 or more is best: the GPU reads a page in tiles of up to 64 keys), head_dim a
     multiple of 8 up to 256. No new compilation for other lengths, tables or numbers of sequences.
 
     Returns [sequences, heads, head_dim] in q's dtype; with `return_lse` also the log-sum-exp [heads, sequences], for
     `merge_attention`: natural logarithm, accumulation dtype, -inf for a sequence of length 0.
     Raises ValueError for a wrong shape, stride, dtype or device.
     """
-    check_pages(q, k_pages, v_pages, block_table, lengths, window)
+    check_pages(q, k_pages, v_pages, block_table, lengths, window, scale)
     if block_table.shape[0] != q.shape[0]:
         raise ValueError("block_table and lengths need one row for each row of q: one new token a sequence")
     scale = q.shape[-1] ** -0.5 if scale is None else scale

@@ -41,6 +41,7 @@ def check_pages(
     block_table: torch.Tensor,
     lengths: torch.Tensor,
     window: int | None,
+    scale: float | None,
 ) -> None:
     """Raise ValueError unless these are what the operators on a paged cache take."""
     check_floating("q", q, 3)
@@ -66,6 +67,8 @@ def check_pages(
         raise ValueError("block_table and lengths need one row for each sequence")
     if window is not None and window < 1:
         raise ValueError(f"window is {window}; it counts the newest key itself, so at least 1 (None: no window)")
+    if scale is not None and scale <= 0:
+        raise ValueError(f"scale is {scale}; it must be above 0 (None: head_dim ** -0.5)")
     if q.is_cuda and q.dtype == torch.float64:
         raise ValueError("attention in float64 runs on the CPU only; use float32, bfloat16 or float16 on a GPU")
 

@@ -237,6 +237,7 @@ def integers(*shape):
         ({"block_table": integers(3, 1), "lengths": integers(3)}, "one row for each row of q"),
         ({"lengths": torch.tensor([17, 1], dtype=torch.int32)}, "a length needs 2 pages, but block_table has room for 1"),
         ({"window": 0}, "window is 0"),
+        ({"scale": -1.0}, "scale is -1.0; it must be above 0"),
     ],
 )  # fmt: skip
 def test_wrong_arguments_are_refused_with_the_reason(change, message):
