@@ -14,7 +14,7 @@ demo: $(VENV)/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" ./demo.sh
 
 test: $(VENV)/installed-for-tests lint
-	$(BIN)/python -m pytest tests/kernels --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/kernels --numprocesses 2 --dist loadfile
 	$(BIN)/python -m pytest --ignore tests/kernels
 
 lint: $(VENV)/installed-for-tests

@@ -23,8 +23,6 @@ STACK_REASONS: dict[tuple[str, str, int | None], str] = {
     ("sm_80", KEY_VALUE, 64): "64 columns instead of 32 halve how often K and V fragments are read from shared memory",
     ("sm_80", KEY_VALUE, 96): "as head_dim 64",
     ("sm_80", KEY_VALUE, 128): "32 columns instead of 16 halve how often K and V fragments are read from shared memory",
-    ("sm_90", "decode._decode_kernel", 96): "one warp a program, so that 12 are resident; bound by memory",
-    ("safe", "decode._decode_kernel", 128): "as on sm_90",
     ("safe", "attention._forward_kernel", 256): "4 warps go along rows, 8 along columns too: scores twice",
 }
 """(tile table, kernel, head_dim) -> why up to 128 bytes of stack, outside the loops, are the lesser evil there."""
