@@ -14,6 +14,7 @@ Each file is one operator in two layers:
     from kernels.cross_entropy import cross_entropy
     from kernels.linear_cross_entropy import linear_cross_entropy
     from kernels.decode import decode_attention
+    from kernels.paged_prefill import paged_prefill
     from kernels.paged_cache import write_pages
     from kernels.adamw import adamw_step
     from kernels.huggingface import patch_llama  # those of training, in a Llama of transformers

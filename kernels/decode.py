@@ -16,7 +16,7 @@ read: 1.6 % of the keys and values at 8 query heads a kv head, bfloat16 and 1,02
 import torch
 
 from .common import accumulation_dtype, program_count
-from .paged_cache import check_pages, page_tile
+from .paged_cache import check_pages, check_room, page_tile
 from .triton_or_stub import tl, triton
 
 LEAST_KEYS = 256
@@ -75,9 +75,7 @@ def _torch_decode(q, k_pages, v_pages, block_table, lengths, window, scale, out,
     if q.shape[0] == 0:
         return
     page_size, kv_heads = k_pages.shape[1:3]
-    pages = -(-int(lengths.max()) // page_size)
-    if pages > block_table.shape[1]:
-        raise ValueError(f"a length needs {pages} pages, but block_table has room for {block_table.shape[1]}")
+    pages = check_room(lengths, block_table, page_size)
     block_table = block_table[:, :pages]
     step = max(1, _GATHERED_ELEMENTS // max(1, pages * page_size * kv_heads * q.shape[2]))
     for begin in range(0, q.shape[0], step):

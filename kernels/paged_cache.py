@@ -73,6 +73,15 @@ def check_pages(
         raise ValueError("attention in float64 runs on the CPU only; use float32, bfloat16 or float16 on a GPU")
 
 
+def check_room(lengths: torch.Tensor, block_table: torch.Tensor, page_size: int) -> int:
+    """Pages of the longest sequence; ValueError where the table has no room for them. For CPU tensors only: on a GPU
+    the host would have to wait for the lengths."""
+    pages = -(-int(lengths.max()) // page_size) if lengths.numel() else 0
+    if pages > block_table.shape[1]:
+        raise ValueError(f"a length needs {pages} pages, but block_table has room for {block_table.shape[1]}")
+    return pages
+
+
 def page_tile(kernel: str, q: torch.Tensor, page_size: int) -> Tile:
     """Configuration of a kernel that reads pages: a tile of keys never crosses a page, so that it needs one look-up. It
     is the largest power of two that divides the page, at most what the table says."""

@@ -8,7 +8,7 @@ from kernels import decode
 from kernels.attention import attention_forward, merge_attention
 from kernels.decode import decode_attention, decode_forward, split_count
 from kernels.documents import Documents
-from kernels.paged_cache import write_pages
+from tests.kernels.paging import paged
 
 
 def plain(q, keys, values, window=None, scale=None):
@@ -20,29 +20,6 @@ def plain(q, keys, values, window=None, scale=None):
     keys, values = (x.repeat_interleave(group, 1) for x in (keys, values))
     scores = torch.einsum("hd,khd->hk", q, keys) * scale
     return torch.einsum("hk,khd->hd", scores.softmax(-1), values), scores.logsumexp(-1)
-
-
-def paged(lengths, page_size, kv_heads, head_dim, dtype, device="cpu", seed=0, extra=1):
-    """Random keys and values in pages dealt out in random order; what is not written is NaN, unused table entries are
-    out of range. Returns (k_pages, v_pages, block_table, lengths, keys and values of each sequence)."""
-    generator = torch.Generator().manual_seed(seed)
-    counts = [-(-n // page_size) for n in lengths]
-    order = torch.randperm(sum(counts) + extra, generator=generator).to(torch.int32)
-    table = torch.full((len(lengths), max(counts, default=0) + extra), 10**6, dtype=torch.int32)
-    k_pages, v_pages = (
-        torch.full((len(order), page_size, kv_heads, head_dim), torch.nan, dtype=dtype, device=device) for _ in range(2)
-    )
-    sequences = []
-    for row, (own, n) in enumerate(zip(order[: sum(counts)].split(counts), lengths, strict=True)):
-        table[row, : len(own)] = own
-        keys, values = torch.randn(2, n, kv_heads, head_dim, dtype=torch.float64, generator=generator).to(device, dtype)
-        place = torch.arange(n)
-        write_pages(
-            keys, values, k_pages, v_pages, (own[place // page_size] * page_size + place % page_size).long().to(device)
-        )
-        sequences.append((keys, values))
-    lengths = torch.tensor(lengths, dtype=torch.int32, device=device)
-    return k_pages, v_pages, table.to(device), lengths, sequences
 
 
 def check(q, cache, window, scale, assert_accurate):
