@@ -30,6 +30,8 @@ from kernels import (
     attention_backward,
     cross_entropy,
     cross_entropy_row,
+    decode,
+    paged_prefill,
     rmsnorm,
     rope,
     swiglu,
@@ -227,6 +229,26 @@ def cross_entropy_launches(recorder: Recorder, dtype: torch.dtype, tokens: int) 
         )
 
 
+def decode_launches(recorder: Recorder, dtype: torch.dtype, sequences: int, head_dim: int, window: int | None) -> None:
+    """4,096 keys in pages of 64. One sequence is split along its keys, thousands are not."""
+    pages = torch.empty(64, 64, KV_HEADS, head_dim, dtype=dtype)
+    for batch in (1, 1024 + sequences):
+        q = torch.empty(batch, HEADS, head_dim, dtype=dtype)
+        table, lengths = torch.empty(batch, 64, dtype=torch.int32), torch.empty(batch, dtype=torch.int32)
+        with recorder.case(head_dim, window is not None):
+            decode.decode_forward(q, pages, pages, table, lengths, window=None if window is None else 1024)
+
+
+def prefill_launches(recorder: Recorder, dtype: torch.dtype, tokens: int, head_dim: int, window: int | None) -> None:
+    """Two prompts behind prefixes that are in the cache."""
+    pages = torch.empty(64, 64, KV_HEADS, head_dim, dtype=dtype)
+    documents = Documents.build([0, tokens // 3, tokens], "cpu", window=window)
+    q = torch.empty(tokens, HEADS + 2 * KV_HEADS, head_dim, dtype=dtype)[:, :HEADS]
+    table, lengths = torch.empty(2, 64, dtype=torch.int32), torch.empty(2, dtype=torch.int32)
+    with recorder.case(head_dim, window is not None):
+        paged_prefill.paged_prefill_forward(q, pages, pages, table, lengths, documents, window=window)
+
+
 def attention_launches(recorder: Recorder, dtype: torch.dtype, tokens: int, head_dim: int, window: int | None) -> None:
     documents = Documents.build([0, tokens // 3, tokens], "cpu", window=window)
     packed = torch.empty(tokens, (HEADS + 2 * KV_HEADS) * head_dim, dtype=dtype)
@@ -237,7 +259,18 @@ def attention_launches(recorder: Recorder, dtype: torch.dtype, tokens: int, head
         attention_backward.attention_backward(out, q, k, v, out, lse, documents, dq, dk, dv, window=window)
 
 
-MODULES = (adamw, attention, attention_backward, cross_entropy, cross_entropy_row, rmsnorm, rope, swiglu)
+MODULES = (
+    adamw,
+    attention,
+    attention_backward,
+    cross_entropy,
+    cross_entropy_row,
+    decode,
+    paged_prefill,
+    rmsnorm,
+    rope,
+    swiglu,
+)
 OPERATORS = (adamw_launches, cross_entropy_launches, rmsnorm_launches, rope_launches, swiglu_launches)
-ATTENTION_OPERATORS = (attention_launches,)
+ATTENTION_OPERATORS = (attention_launches, decode_launches, prefill_launches)
 """These take a head_dim and a window too."""

@@ -18,6 +18,7 @@ OTHER_TRITON = Path(sys.prefix) / "triton-3.6.0"
 SHARED_MEMORY = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "safe": 99 * 1024}
 """Bytes a block may use, by tile table."""
 ATTENTION = ("attention._forward_kernel", "attention_backward._key_value_kernel", "attention_backward._query_kernel")
+PREFILL = "paged_prefill._prefill_kernel"
 KEY_VALUE = "attention_backward._key_value_kernel"
 STACK_REASONS: dict[tuple[str, str, int | None], str] = {
     ("sm_80", KEY_VALUE, 64): "64 columns instead of 32 halve how often K and V fragments are read from shared memory",
@@ -119,7 +120,7 @@ def test_matrix_instructions(report):
 
     def wrong(row):
         names = {opcode.partition(".")[0] for opcode in row["matrix"]}
-        if row["kernel"] in ATTENTION:
+        if row["kernel"] in (*ATTENTION, PREFILL):
             return names != {"HGMMA" if row["table"] == "sm_90" else "HMMA"}
         return row["kernel"] == "decode._decode_kernel" and names != {"HMMA"}
 
@@ -130,7 +131,7 @@ def test_attention_has_an_unmasked_and_a_masked_loop(report):
     """In this order, and no third copy of the body, which would cost registers."""
 
     def wrong(row):
-        return row["kernel"] in ATTENTION and [loop["masked"] for loop in matrix_loops(row)] != [False, True]
+        return row["kernel"] in (*ATTENTION, PREFILL) and [loop["masked"] for loop in matrix_loops(row)] != [False, True]
 
     assert_none(report["rows"], wrong)
 
