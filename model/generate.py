@@ -1,12 +1,14 @@
 """Batched text generation with a paged key/value cache.
 
-A prompt is run once; its full pages are shared by all of its samples, each of which gets a copy of the last, partly
+The pages that all prompts begin with (the examples of a few-shot prompt) are run once and shared by all; the rest of a
+prompt is run once, and its full pages are shared by all of its samples, each of which gets a copy of the last, partly
 filled page and pages of its own. Sequences join as pages become free and leave when they end (continuous batching,
 arXiv 2309.06180), so a long generation does not hold up the rest.
 
 What a sequence becomes depends on its prompt and its seed, not on what is generated beside it: the uniform number of
-its t-th token is a hash of (seed, t), and the token is the inverse of the distribution function at that number. (On a
-GPU a matrix product may round differently for another number of rows; a token on the very edge can then change.)
+its t-th token is a hash of (seed, t), and the token is the inverse of the distribution function at that number. (A
+matrix product may round differently for another number of rows, and attention for another shared beginning; a token on
+the very edge can then change.)
 """
 
 import dataclasses
@@ -19,22 +21,25 @@ import torch
 from torch import Tensor
 
 from kernels.attention import attention_forward
-from kernels.decode import decode_attention
+from kernels.decode import decode_forward
 from kernels.documents import Documents
 from kernels.paged_cache import write_pages
+from kernels.paged_prefill import paged_prefill_forward
 
 from .config import LlamaConfig
 from .llama import Llama
 
-PAGE_SIZE = 16
-"""Tokens a page. Small pages waste little on the last one of a sequence; 16 rows still fill a tensor-core tile."""
+PAGE_SIZE = 64
+"""Tokens a page. The GPU kernels read a page in tiles of up to 64 keys, each with one look-up; a larger page would only
+waste more of the last one of a sequence, and make a shared beginning shorter."""
 
 
 class PagedCache:
     """Keys and values of many sequences in pages of `PAGE_SIZE` tokens: `[layers, pages, page, kv_heads, head_dim]`.
 
     Before a forward pass the caller says where the pass's tokens go (`slots`: page * PAGE_SIZE + offset, int64
-    [tokens]) and, for a decoding step of one token a sequence, which pages each sequence reads.
+    [tokens]) and which pages each sequence reads (`block_table` int32 [sequences, pages], `lengths` int32 [sequences]:
+    keys, the pass's own included).
     """
 
     def __init__(self, config: LlamaConfig, pages: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -43,7 +48,8 @@ class PagedCache:
         self.v = torch.zeros(shape, dtype=dtype, device=device)
         self._free = list(range(pages))
         self._slots: Tensor
-        self._reads: tuple[Tensor, Tensor] | None = None
+        self._pages: tuple[Tensor, Tensor] | None = None
+        self._one_token = False
 
     @property
     def free_pages(self) -> int:
@@ -65,21 +71,24 @@ class PagedCache:
         self.k[:, target].copy_(self.k[:, source])
         self.v[:, target].copy_(self.v[:, source])
 
-    def before_prompts(self, slots: Tensor) -> None:
-        """The next pass reads whole prompts, whose keys are all in the pass itself."""
-        self._slots, self._reads = slots, None
+    def before_prompts(self, slots: Tensor, pages: tuple[Tensor, Tensor] | None = None) -> None:
+        """The next pass reads prompts: whole ones, whose keys are all in the pass itself, or, with `pages`
+        (block_table, lengths), what comes behind a beginning that is in the cache."""
+        self._slots, self._pages, self._one_token = slots, pages, False
 
-    def before_step(self, slots: Tensor, block_table: Tensor, lengths: Tensor) -> None:
-        """The next pass reads one token a sequence: block_table int32 [sequences, pages], lengths int32 [sequences]
-        (keys, the new one included)."""
-        self._slots, self._reads = slots, (block_table, lengths)
+    def before_step(self, slots: Tensor, pages: tuple[Tensor, Tensor]) -> None:
+        """The next pass reads one token a sequence, with `pages` (block_table, lengths)."""
+        self._slots, self._pages, self._one_token = slots, pages, True
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, documents: Documents, window: int | None) -> Tensor:
         """Keep the rotated k, v `[tokens, kv_heads, head_dim]`, then attend with q `[tokens, heads, head_dim]`."""
         write_pages(k, v, self.k[layer], self.v[layer], self._slots)
-        if self._reads is None:
+        if self._pages is None:
             return attention_forward(q, k, v, documents, window=window)[0]
-        return decode_attention(q, self.k[layer], self.v[layer], *self._reads, window=window)
+        cache = self.k[layer], self.v[layer], *self._pages
+        if self._one_token:
+            return decode_forward(q, *cache, window=window)[0]
+        return paged_prefill_forward(q, *cache, documents, window=window)
 
 
 @dataclasses.dataclass
@@ -157,15 +166,20 @@ class _Generation:
             max_new,
             temperature,
         )
+        beginning = _common_beginning(prompts) // PAGE_SIZE
+        self.begin = beginning * PAGE_SIZE
         needs = [self._pages_needed(prompt) for prompt in prompts]
-        pages = min(max(cache_tokens // PAGE_SIZE, max(needs, default=0)), sum(needs))
-        self.cache = PagedCache(model.config, pages, model.dtype, model.device)
+        pages = min(max(cache_tokens // PAGE_SIZE - beginning, max(needs, default=0)), sum(needs))
+        self.cache = PagedCache(model.config, beginning + pages, model.dtype, model.device)
+        self.beginning = self.cache.take(beginning)  # pages that every sequence starts with: positions before `begin`
         self.step_documents: Documents | None = None
 
     def _pages_needed(self, prompt: Sequence[int]) -> int:
-        """Shared full pages of the prompt, and each sample's own up to its last token but one (which needs no key)."""
+        """Shared full pages of the prompt behind the common beginning, and each sample's own up to its last token but
+        one (which needs no key)."""
         shared = len(prompt) // PAGE_SIZE
-        return shared + self.samples * (-(-(len(prompt) + self.max_new - 1) // PAGE_SIZE) - shared)
+        own = -(-(len(prompt) + self.max_new - 1) // PAGE_SIZE) - shared
+        return shared - self.begin // PAGE_SIZE + self.samples * own
 
     @torch.inference_mode()
     def run(self, seeds, stop_ids, finished, progress) -> list[list[list[int]]]:
@@ -173,6 +187,8 @@ class _Generation:
         left = [self.samples] * len(self.prompts)
         waiting = deque(range(len(self.prompts)))
         running: list[_Sequence] = []
+        if self.beginning:
+            self._run([_Sequence(0, 0, 0, self.begin, self.beginning, 0)], begin=0)
         while waiting or running:
             admitted = []
             while waiting and self._pages_needed(self.prompts[waiting[0]]) <= self.cache.free_pages:
@@ -195,7 +211,7 @@ class _Generation:
 
     def _admit(self, number: int, seeds: Sequence[Sequence[int]]) -> list[_Sequence]:
         length = len(self.prompts[number])
-        shared = self.cache.take(length // PAGE_SIZE)
+        shared = self.beginning + self.cache.take(length // PAGE_SIZE - len(self.beginning))
         own = -(-(length + self.max_new - 1) // PAGE_SIZE) - len(shared)
         return [
             _Sequence(number, sample, seeds[number][sample], length, shared + self.cache.take(own), len(shared))
@@ -203,19 +219,12 @@ class _Generation:
         ]
 
     def _release(self, sequence: _Sequence, last: bool) -> None:
-        self.cache.give_back(sequence.pages if last else sequence.pages[sequence.shared :])
+        self.cache.give_back(sequence.pages[len(self.beginning) if last else sequence.shared :])
 
     def _start(self, admitted: list[list[_Sequence]]) -> list[tuple[_Sequence, int]]:
         """Run the admitted prompts in one pass and draw the first token of every sample."""
-        firsts = [group[0] for group in admitted]
-        tokens = [token for first in firsts for token in self.prompts[first.prompt]]
-        slots = [first.slot(position) for first in firsts for position in range(first.length)]
-        bounds = np.cumsum([0, *(first.length for first in firsts)])
-        device = self.model.device
-        documents = Documents.build(bounds, device, window=self.model.config.sliding_window)
-        self.cache.before_prompts(torch.tensor(slots, device=device))
-        hidden = self.model.hidden(torch.tensor(tokens, device=device), documents, self.cache)
-        logits = self.model.logits(hidden[torch.from_numpy(bounds[1:] - 1).to(device)])  # [prompts, vocab]
+        hidden = self._run([group[0] for group in admitted], self.begin)
+        logits = self.model.logits(hidden)  # [prompts, vocab]
         for first, *others in admitted:
             if first.length % PAGE_SIZE:
                 for other in others:
@@ -223,17 +232,36 @@ class _Generation:
         sequences = [sequence for group in admitted for sequence in group]
         return self._draw(sequences, logits.repeat_interleave(self.samples, dim=0))
 
+    def _run(self, sequences: list[_Sequence], begin: int) -> Tensor:
+        """Run the prompts of `sequences`, as far as they go, from position `begin` on; what stands before it is in the
+        cache. The last token's hidden state of each, `[sequences, hidden]`."""
+        device = self.model.device
+        tokens = [token for s in sequences for token in self.prompts[s.prompt][begin : s.length]]
+        slots = [s.slot(position) for s in sequences for position in range(begin, s.length)]
+        bounds = np.cumsum([0, *(s.length - begin for s in sequences)])
+        documents = Documents.build(bounds, device, window=self.model.config.sliding_window)
+        documents = dataclasses.replace(documents, positions=documents.positions + begin)
+        self.cache.before_prompts(torch.tensor(slots, device=device), self._pages(sequences) if begin else None)
+        hidden = self.model.hidden(torch.tensor(tokens, device=device), documents, self.cache)
+        return hidden[torch.from_numpy(bounds[1:] - 1).to(device)]
+
+    def _pages(self, sequences: list[_Sequence]) -> tuple[Tensor, Tensor]:
+        """What the kernels read: block_table int32 [sequences, pages], lengths int32 [sequences] (keys, those of the
+        next pass included)."""
+        table = np.zeros((len(sequences), max(len(s.pages) for s in sequences)), dtype=np.int32)
+        for row, sequence in zip(table, sequences, strict=True):
+            row[: len(sequence.pages)] = sequence.pages
+        lengths = torch.tensor([s.length for s in sequences], dtype=torch.int32)
+        return torch.from_numpy(table).to(self.model.device), lengths.to(self.model.device)
+
     def _step(self, running: list[_Sequence]) -> list[tuple[_Sequence, int]]:
         """Run the newest token of every running sequence and draw the next one."""
         device = self.model.device
-        positions = torch.tensor([sequence.length - 1 for sequence in running], dtype=torch.int32)
-        table = np.zeros((len(running), max(len(sequence.pages) for sequence in running)), dtype=np.int32)
-        for row, sequence in zip(table, running, strict=True):
-            row[: len(sequence.pages)] = sequence.pages
+        pages = self._pages(running)
         slots = torch.tensor([sequence.slot(sequence.length - 1) for sequence in running], device=device)
-        self.cache.before_step(slots, torch.from_numpy(table).to(device), (positions + 1).to(device))
+        self.cache.before_step(slots, pages)
         tokens = torch.tensor([sequence.tokens[-1] for sequence in running], device=device)
-        hidden = self.model.hidden(tokens, self._one_token_documents(positions.to(device)), self.cache)
+        hidden = self.model.hidden(tokens, self._one_token_documents(pages[1] - 1), self.cache)
         return self._draw(running, self.model.logits(hidden))
 
     def _one_token_documents(self, positions: Tensor) -> Documents:
@@ -246,6 +274,16 @@ class _Generation:
     def _draw(self, sequences: list[_Sequence], logits: Tensor) -> list[tuple[_Sequence, int]]:
         uniforms = [uniform(sequence.seed, len(sequence.tokens)) for sequence in sequences]
         return list(zip(sequences, choose_tokens(logits, self.temperature, uniforms), strict=True))
+
+
+def _common_beginning(prompts: Sequence[Sequence[int]]) -> int:
+    """Tokens that all prompts begin with, short of the shortest one's last, which has to run for its logits; 0 for a
+    single prompt, which has nobody to share with."""
+    if len(prompts) < 2:
+        return 0
+    first, last = min(map(list, prompts)), max(map(list, prompts))  # in alphabetical order, so all others lie between
+    common = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return min(common, min(map(len, prompts)) - 1)
 
 
 def uniform(seed: int, position: int) -> float:

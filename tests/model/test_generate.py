@@ -8,8 +8,9 @@ import torch
 
 from data.tokenizer import load_tokenizer
 from kernels.documents import Documents
+from model import generate as generation
 from model.config import LlamaConfig
-from model.generate import PAGE_SIZE, choose_tokens, generate, uniform
+from model.generate import choose_tokens, generate, uniform
 from model.huggingface import load_model
 from model.llama import Llama
 
@@ -17,6 +18,15 @@ CONFIG = LlamaConfig(
     vocab_size=61, hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8,
     max_position_embeddings=96,
 )  # fmt: skip
+
+
+PAGE_SIZE = 16
+
+
+@pytest.fixture
+def small_pages(monkeypatch):
+    """Short prompts then fill several pages."""
+    monkeypatch.setattr(generation, "PAGE_SIZE", PAGE_SIZE)
 
 
 def random_model(**changes):
@@ -45,12 +55,31 @@ def greedy_without_cache(model, prompt, count):
     return ids[len(prompt) :]
 
 
+@pytest.mark.usefixtures("small_pages")
 @pytest.mark.parametrize("window", [None, 9])
 def test_greedy_generation_equals_recomputation(window):
     model = random_model(sliding_window=window)
     prompts = prompts_of([1, PAGE_SIZE - 1, PAGE_SIZE, PAGE_SIZE + 1, 40])
     made = generate(model, prompts, 1, temperature=0, max_new_tokens=20, stop_ids=[], seeds=seeds_of(prompts, 1))
     assert [texts[0] for texts in made] == [greedy_without_cache(model, prompt, 20) for prompt in prompts]
+
+
+@pytest.mark.usefixtures("small_pages")
+@pytest.mark.parametrize("window", [None, 9])
+@pytest.mark.parametrize("rests", [[5, 40, 1, 16], [0, 4, 4]])
+@pytest.mark.parametrize("beginning", [PAGE_SIZE - 1, PAGE_SIZE, 2 * PAGE_SIZE, 2 * PAGE_SIZE + 1])
+def test_a_common_beginning_is_run_once(beginning, rests, window, monkeypatch):
+    """Its full pages, but never the whole of a prompt; what follows is the same as without sharing."""
+    model = random_model(sliding_window=window)
+    prompts = [[place % 5 for place in range(beginning)] + rest for rest in prompts_of(rests)]
+    run = []
+    hidden = model.hidden
+    monkeypatch.setattr(model, "hidden", lambda tokens, *others: run.append(len(tokens)) or hidden(tokens, *others))
+    made = generate(model, prompts, 2, temperature=0, max_new_tokens=3, stop_ids=[], seeds=seeds_of(prompts, 2))
+    shared = min(beginning, min(map(len, prompts)) - 1) // PAGE_SIZE * PAGE_SIZE
+    assert run[: 1 + bool(shared)] == [*([shared] if shared else []), sum(len(prompt) - shared for prompt in prompts)]
+    expected = [greedy_without_cache(model, prompt, 3) for prompt in prompts]
+    assert made == [[tokens, tokens] for tokens in expected]
 
 
 def test_greedy_generation_equals_transformers(assets):
@@ -68,10 +97,12 @@ def test_greedy_generation_equals_transformers(assets):
     assert tokenizer.decode(made[0][0]).startswith(story)
 
 
+@pytest.mark.usefixtures("small_pages")
+@pytest.mark.parametrize("beginning", [0, PAGE_SIZE + 3])
 @pytest.mark.parametrize("cache_tokens", [PAGE_SIZE, 200, 100000])
-def test_samples_do_not_depend_on_batch_or_order(cache_tokens):
+def test_samples_do_not_depend_on_batch_or_order(cache_tokens, beginning):
     model = random_model()
-    prompts = prompts_of([5, 33, 16, 20, 1])
+    prompts = [[7] * beginning + prompt for prompt in prompts_of([5, 33, 16, 20, 1])]
     seeds = seeds_of(prompts, 3)
     options = {"temperature": 0.9, "max_new_tokens": 24, "stop_ids": [4]}
     together = generate(model, prompts, 3, seeds=seeds, cache_tokens=cache_tokens, **options)
