@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from kernels import adamw, attention, attention_backward, cross_entropy, cross_entropy_row, rmsnorm, rope, swiglu
+from kernels import (
+    adamw,
+    attention,
+    attention_backward,
+    cross_entropy,
+    cross_entropy_row,
+    decode,
+    paged_prefill,
+    rmsnorm,
+    rope,
+    swiglu,
+)
 from kernels.documents import Documents
 from kernels.tiles import Tile
 from tests.kernels.conftest import REASON_NOT_TO_INTERPRET
@@ -130,6 +141,30 @@ def test_attention(use):
     backward(dout, q, k, v, out, lse, documents, *near_gradients)
     backward(far_apart(dout, stride), *far, far_apart(out, stride), lse, documents, *far_gradients)
     assert all(torch.equal(a, b) for a, b in zip(far_gradients, near_gradients, strict=True))
+
+
+@pytest.mark.parametrize("splits", [1, 2])
+@pytest.mark.parametrize("far_axis", ["pages", "heads"])
+def test_paged_cache(use, monkeypatch, far_axis, splits):
+    """Pages, or kv heads, far apart; so are the queries of decode attention."""
+    use(decode)
+    use(paged_prefill)
+    monkeypatch.setattr(decode, "split_count", lambda *shapes: splits)
+    monkeypatch.setattr(decode, "LEAST_KEYS", 16)
+    caches = normal(2, ROWS, 16, ROWS, 16)  # pages, page, kv heads, head_dim
+    if far_axis == "pages":
+        far = [far_apart(cache) for cache in caches]
+    else:
+        far = [far_apart(cache.transpose(0, 2).contiguous()).transpose(0, 2) for cache in caches]
+    table, lengths = torch.tensor([[4, 0], [3, 4]], dtype=torch.int32), torch.tensor([32, 20], dtype=torch.int32)
+    q = normal(2, 2 * ROWS, 16, seed=1)
+    expected = decode.decode_forward(q, *caches, table, lengths)
+    outcome = decode.decode_forward(far_apart(q, 4 * STRIDE), *far, table, lengths)
+    assert all(torch.equal(a, b) for a, b in zip(outcome, expected, strict=True))
+
+    q, documents = normal(9, 2 * ROWS, 16, seed=1), Documents.build([0, 4, 9], "cpu")
+    expected = paged_prefill.paged_prefill_forward(q, *caches, table, lengths, documents)
+    assert torch.equal(paged_prefill.paged_prefill_forward(q, *far, table, lengths, documents), expected)
 
 
 def test_cross_entropy(use):
