@@ -334,9 +334,9 @@ def decode_attention(
 
     q [sequences, heads, head_dim]; k_pages, v_pages [pages, page_size, kv_heads, head_dim], one layer's cache, views of
     equal strides; block_table int32 [sequences, max_pages]: key j of sequence s stands in page
-    `block_table[s, j // page_size]` at `j % page_size` (entries that hold no key are never used); lengths int32
-    [sequences], number of keys, at most max_pages * page_size. With `window` only the newest `window` keys are read.
-    Pages may be shared by sequences. A sequence of length 0 gives 0. `scale` defaults to head_dim ** -0.5.
+    `block_table[s, j // page_size]` at `j % page_size` (entries without a key that is read are never used); lengths
+    int32 [sequences], number of keys, at most max_pages * page_size. With `window` only the newest `window` keys are
+    read. Pages may be shared by sequences. A sequence of length 0 gives 0. `scale` defaults to head_dim ** -0.5.
     page_size is a multiple of 16 (64 or more is best: the GPU reads a page in tiles of up to 64 keys), head_dim a
     multiple of 8 up to 256. No new compilation for other lengths, tables or numbers of sequences.
 

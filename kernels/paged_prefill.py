@@ -52,8 +52,11 @@ def _torch_prefill(q, k_pages, v_pages, block_table, lengths, documents, window,
     check_room(lengths, block_table, page_size)
     keys = Documents.build([0, *lengths.cumsum(0).tolist()], q.device)
     sequence = torch.repeat_interleave(torch.arange(lengths.shape[0]), lengths)
-    page = block_table[sequence, keys.positions // page_size]
-    slots = page * page_size + keys.positions % page_size
+    position = keys.positions
+    if window is not None:  # keys before every window are replaced by the first one in it: they may be gone
+        first = lengths - documents.cu_seqlens.diff() - window + 1
+        position = torch.maximum(position, torch.minimum(first, lengths - 1)[sequence])
+    slots = block_table[sequence, position // page_size] * page_size + position % page_size
     k, v = (cache.flatten(0, 1)[slots] for cache in (k_pages, v_pages))
     attention_forward(q, k, v, documents, window=window, scale=scale, out=out, key_documents=keys)
 
@@ -78,7 +81,10 @@ def _attend(
     """One tile of keys from j on, which stands at `start`: the new (running maximum of the unscaled scores [ROWS], sum
     of exponentials [ROWS], both parts of the output [ROWS, dim])."""
     row, last_row = tl.arange(0, COLUMNS), keys - 1 - j
-    k, k_second = load_head(k_pointer + start, row, last_row, key_stride, HEAD_DIM, FIRST, SECOND, MASKED)
+    loaded = row
+    if MASKED and HAS_WINDOW:  # keys before every window are replaced by the first one in it: they may be gone
+        loaded = tl.maximum(row, first - window + 1 - j)
+    k, k_second = load_head(k_pointer + start, loaded, last_row, key_stride, HEAD_DIM, FIRST, SECOND, MASKED)
     score = dot_heads(q, q_second, k, k_second, tl.zeros((ROWS, COLUMNS), tl.float32), SECOND)  # [ROWS, COLUMNS]
     if MASKED:
         behind = (first + tl.arange(0, ROWS))[:, None] - (j + row)[None, :]
@@ -93,7 +99,7 @@ def _attend(
     p = tl.exp2(score * scale_log2 - (reference * scale_log2)[:, None])
     shrink = tl.exp2((top - reference) * scale_log2)
     total = total * shrink + tl.sum(p, axis=1)
-    v, v_second = load_head(v_pointer + start, row, last_row, key_stride, HEAD_DIM, FIRST, SECOND, MASKED)
+    v, v_second = load_head(v_pointer + start, loaded, last_row, key_stride, HEAD_DIM, FIRST, SECOND, MASKED)
     sums, sums_second = sums * shrink[:, None], sums_second * shrink[:, None]
     sums, sums_second = dot_rows(p, v, v_second, sums, sums_second, SECOND)
     return new_top, total, sums, sums_second
@@ -216,10 +222,10 @@ def paged_prefill(
     q [tokens, heads, head_dim], the new tokens packed as `documents`, one for each sequence (0 or more tokens);
     k_pages, v_pages [pages, page_size, kv_heads, head_dim], one layer's cache, views of equal strides; block_table
     int32 [documents, max_pages]: key j of sequence s stands in page `block_table[s, j // page_size]` at `j % page_size`
-    (entries that hold no key are never used); lengths int32 [documents], number of keys with the new ones: at least the
-    document's tokens, at most max_pages * page_size. The last query meets the last key. Pages may be shared by
-    sequences. With `window` a query reads only the newest `window` of its keys. `scale` defaults to head_dim ** -0.5.
-    page_size is a multiple of 16 (64 or more is best), head_dim a multiple of 8 up to 256.
+    (entries without a key that is read are never used); lengths int32 [documents], number of keys with the new ones: at
+    least the document's tokens, at most max_pages * page_size. The last query meets the last key. Pages may be shared
+    by sequences. With `window` a query reads only the newest `window` of its keys. `scale` defaults to
+    head_dim ** -0.5. page_size is a multiple of 16 (64 or more is best), head_dim a multiple of 8 up to 256.
 
     Returns [tokens, heads, head_dim] in q's dtype. Raises ValueError for a wrong shape, stride, dtype or device.
     """

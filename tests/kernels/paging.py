@@ -24,3 +24,10 @@ def paged(lengths, page_size, kv_heads, head_dim, dtype, device="cpu", seed=0, e
         write_pages(keys, values, k_pages, v_pages, slots.to(device, torch.int64))
         sequences.append((keys, values))
     return k_pages, v_pages, table.to(device), torch.tensor(lengths, dtype=torch.int32, device=device), sequences
+
+
+def assert_equal_in_float32(ours, plain, exact, factor):
+    """In the place of `assert_accurate` for random shapes: of a few numbers plain torch's error may by chance be nil."""
+    assert ours.shape == exact.shape
+    if exact.numel():
+        assert (ours - exact).abs().max() <= 1e-5 * exact.abs().max()

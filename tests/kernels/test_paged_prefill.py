@@ -9,7 +9,7 @@ from torch.library import opcheck
 from kernels import attention, paged_prefill
 from kernels.documents import Documents
 from kernels.tiles import TABLES, tile, work_blocks
-from tests.kernels.paging import paged
+from tests.kernels.paging import assert_equal_in_float32, paged
 
 paged_prefill_forward = paged_prefill.paged_prefill_forward
 
@@ -59,12 +59,33 @@ def test_new_tokens_attend_to_their_pages(backend, assert_accurate, heads, kv_he
     group=st.sampled_from([1, 3]),
 )
 @pytest.mark.parametrize("backend", [("interpreter", "cpu", torch.float32)], indirect=True)
-def test_any_lengths(backend, assert_accurate, sequences, page_size, window, group):
+def test_any_lengths(backend, sequences, page_size, window, group):
     """sequences: (new tokens, tokens in the cache before)."""
     backend.use(attention, paged_prefill)
     bounds = [0, *itertools.accumulate(new for new, _ in sequences)]
     cache = paged([new + old for new, old in sequences], page_size, 1, 8, backend.dtype, seed=bounds[-1])
-    check(backend.tensor(bounds[-1], group, 8), bounds, cache, window, None, assert_accurate)
+    check(backend.tensor(bounds[-1], group, 8), bounds, cache, window, None, assert_equal_in_float32)
+
+
+def test_full_pages_in_a_full_table(backend, assert_accurate):
+    """The last key stands at the end of the last page, behind which nothing may be looked up."""
+    backend.use(attention, paged_prefill)
+    cache = paged([64, 64], 32, 1, 16, backend.dtype, backend.device, extra=0)
+    check(backend.tensor(2, 2, 16), [0, 1, 2], cache, None, None, assert_accurate)
+
+
+def test_keys_before_the_window_may_be_gone(backend):
+    """NaN where they stood, also in the page in which the window begins, and no entry in the table: no difference."""
+    backend.use(attention, paged_prefill)
+    k_pages, v_pages, table, lengths, _ = paged([75, 20], 32, 1, 16, backend.dtype, backend.device)
+    q, documents = backend.tensor(3, 2, 16), Documents.build([0, 1, 3], backend.device)
+    arguments = (q, k_pages, v_pages, table, lengths, documents)
+    expected = paged_prefill_forward(*arguments, window=30)
+    for pages in (k_pages, v_pages):
+        pages[table[0, 0]] = torch.nan
+        pages[table[0, 1], : 75 - 30 - 32] = torch.nan
+    table[0, 0] = 10**6
+    assert torch.equal(paged_prefill_forward(*arguments, window=30), expected)
 
 
 def test_a_shared_prefix(backend):
