@@ -22,6 +22,7 @@ from .attention_blocks import (
     head_parts,
     key_ranges,
     load_head,
+    online_softmax,
     store_head,
     zeros_head,
 )
@@ -133,30 +134,20 @@ def _attend(
     MASKED: tl.constexpr, HAS_WINDOW: tl.constexpr,
 ):  # fmt: skip
     """One block of keys from j on: the new (running maximum [ROWS], sum of exponentials [ROWS], both parts of the
-    output [ROWS, dim]). Maximum and scores are not scaled yet: exp2 takes scale and maximum in one multiply-add."""
+    output [ROWS, dim])."""
     start = tl.cast(j, tl.int64)
     row, last_row = tl.arange(0, COLUMNS), keys - 1 - j
     k_pointer += start * k_stride
     v_pointer += start * v_stride
     k, k_second = load_head(k_pointer, row, last_row, k_stride, HEAD_DIM, FIRST, SECOND, MASKED)
     score = dot_heads(q, q_second, k, k_second, tl.zeros((ROWS, COLUMNS), tl.float32), SECOND)  # [ROWS, COLUMNS]
-    if MASKED:
-        behind = (first + tl.arange(0, ROWS))[:, None] - (j + row)[None, :]
-        read = behind >= 0
-        if HAS_WINDOW:
-            read = read & (behind < window)
-        score = tl.where(read, score, float("-inf"))
-    new_top = tl.maximum(top, tl.max(score, axis=1))
-    reference = new_top
-    if MASKED:
-        reference = tl.where(new_top == float("-inf"), 0.0, new_top)  # a row without a key yet: -inf - -inf is NaN
-    p = tl.exp2(score * scale_log2 - (reference * scale_log2)[:, None])
-    shrink = tl.exp2((top - reference) * scale_log2)
-    total = total * shrink + tl.sum(p, axis=1)
+    p, top, total, shrink = online_softmax(
+        score, top, total, first, j, window, scale_log2, ROWS, COLUMNS, MASKED, HAS_WINDOW
+    )
     v, v_second = load_head(v_pointer, row, last_row, v_stride, HEAD_DIM, FIRST, SECOND, MASKED)
     sums, sums_second = sums * shrink[:, None], sums_second * shrink[:, None]
     sums, sums_second = dot_rows(p, v, v_second, sums, sums_second, SECOND)
-    return new_top, total, sums, sums_second
+    return top, total, sums, sums_second
 
 
 @triton.jit(do_not_specialize=["tokens", "window"])

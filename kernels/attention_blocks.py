@@ -117,6 +117,31 @@ def key_ranges(first, last, window, COLUMNS: tl.constexpr, HAS_WINDOW: tl.conste
     return begin, tl.minimum(full_begin, full_end), full_end
 
 
+@triton.jit
+def online_softmax(
+    score, top, total, first, j, window, scale_log2,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, MASKED: tl.constexpr, HAS_WINDOW: tl.constexpr,
+):  # fmt: skip
+    """A block of scores [ROWS, COLUMNS], unscaled, of queries from position `first` and keys from j on, taken into the
+    softmax so far: (its exponentials, new maximum [ROWS], new sum [ROWS], factor of the old output [ROWS]).
+
+    The maximum is not scaled either: exp2 takes scale and maximum in one multiply-add.
+    """
+    if MASKED:
+        behind = (first + tl.arange(0, ROWS))[:, None] - (j + tl.arange(0, COLUMNS))[None, :]
+        read = behind >= 0
+        if HAS_WINDOW:
+            read = read & (behind < window)
+        score = tl.where(read, score, float("-inf"))
+    new_top = tl.maximum(top, tl.max(score, axis=1))
+    reference = new_top
+    if MASKED:
+        reference = tl.where(new_top == float("-inf"), 0.0, new_top)  # a row without a key yet: -inf - -inf is NaN
+    p = tl.exp2(score * scale_log2 - (reference * scale_log2)[:, None])
+    shrink = tl.exp2((top - reference) * scale_log2)
+    return p, new_top, total * shrink + tl.sum(p, axis=1), shrink
+
+
 def attention_tile(kernel: str, q: torch.Tensor) -> Tile:
     """Configuration of one attention kernel for q [tokens, heads, head_dim]."""
     table = architecture(q.device)  # first: it refuses a GPU that is too old

@@ -15,7 +15,16 @@ from collections.abc import Sequence
 import torch
 
 from .attention import attention_forward
-from .attention_blocks import dot_heads, dot_rows, head_parts, key_ranges, load_head, store_head, zeros_head
+from .attention_blocks import (
+    dot_heads,
+    dot_rows,
+    head_parts,
+    key_ranges,
+    load_head,
+    online_softmax,
+    store_head,
+    zeros_head,
+)
 from .common import check_device
 from .documents import Documents
 from .paged_cache import check_pages, check_room, page_tile
@@ -86,23 +95,13 @@ def _attend(
         loaded = tl.maximum(row, first - window + 1 - j)
     k, k_second = load_head(k_pointer + start, loaded, last_row, key_stride, HEAD_DIM, FIRST, SECOND, MASKED)
     score = dot_heads(q, q_second, k, k_second, tl.zeros((ROWS, COLUMNS), tl.float32), SECOND)  # [ROWS, COLUMNS]
-    if MASKED:
-        behind = (first + tl.arange(0, ROWS))[:, None] - (j + row)[None, :]
-        read = behind >= 0
-        if HAS_WINDOW:
-            read = read & (behind < window)
-        score = tl.where(read, score, float("-inf"))
-    new_top = tl.maximum(top, tl.max(score, axis=1))
-    reference = new_top
-    if MASKED:
-        reference = tl.where(new_top == float("-inf"), 0.0, new_top)  # a row without a key yet: -inf - -inf is NaN
-    p = tl.exp2(score * scale_log2 - (reference * scale_log2)[:, None])
-    shrink = tl.exp2((top - reference) * scale_log2)
-    total = total * shrink + tl.sum(p, axis=1)
+    p, top, total, shrink = online_softmax(
+        score, top, total, first, j, window, scale_log2, ROWS, COLUMNS, MASKED, HAS_WINDOW
+    )
     v, v_second = load_head(v_pointer + start, loaded, last_row, key_stride, HEAD_DIM, FIRST, SECOND, MASKED)
     sums, sums_second = sums * shrink[:, None], sums_second * shrink[:, None]
     sums, sums_second = dot_rows(p, v, v_second, sums, sums_second, SECOND)
-    return new_top, total, sums, sums_second
+    return top, total, sums, sums_second
 
 
 @triton.jit(do_not_specialize=["table_pointer", "lengths_pointer", "table_stride", "window"])
