@@ -17,6 +17,7 @@ predicts no speed; kernels with a ceiling of 1.00 have measured at half of it.
 
 import argparse
 import concurrent.futures
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -68,6 +69,7 @@ def describe(launch, compiled: dict, instructions: list) -> dict:
     return {
         "triton": triton.__version__,
         "table": launch.table,
+        "capability": machine.capability,
         "kernel": launch.kernel,
         "head_dim": launch.head_dim,
         "window": launch.window,
@@ -201,6 +203,10 @@ def _cpu() -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", action="append", choices=TABLES, help="tile table, may be repeated (default: all)")
+    parser.add_argument(
+        "--safe-capability", type=int, choices=(86, 89, 120), default=89,
+        help="GPU that the safe table is compiled for (default: 89; the bounds keep its rates)",
+    )  # fmt: skip
     parser.add_argument("--json", type=Path, help="file to write all rows to")
     parser.add_argument("--markdown", type=Path, help="file to write the table of README.md to")
     parser.add_argument("--cubins", type=Path, help="folder to write cubins and their SASS to")
@@ -244,8 +250,10 @@ def main() -> None:
         sys.exit("TRITON_INTERPRET is set, so Triton interprets and has no compiler; unset it")
     import torch
 
+    from bench.bounds import MACHINES
     from bench.launches import ATTENTION_SHAPES, OTHER_TOKENS, record
 
+    MACHINES["safe"] = dataclasses.replace(MACHINES["safe"], capability=arguments.safe_capability)
     dtype = getattr(torch, arguments.dtype)
     tables = arguments.arch or list(TABLES)
     for text in arguments.tile:

@@ -6,13 +6,15 @@ makes of the arguments (types, constants, alignment of pointers and strides, lau
 specialised exactly as at run time. Torch's CPU tensors start at multiples of 64 bytes and its CUDA tensors at multiples
 of 512, which Triton sees alike (it asks for 16).
 
-To add an operator: its module to `MODULES`, and to `OPERATORS` a function of (recorder, dtype, tokens) that calls the
+To add an operator: to `OPERATORS` a function of (recorder, dtype, tokens) that calls the
 plain functions, inside `with recorder.case(head_dim, window)` where there is one; or to `ATTENTION_OPERATORS`.
 """
 
 import contextlib
 import dataclasses
 import hashlib
+import importlib
+import pkgutil
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -23,6 +25,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import create_function_from_signature
 
+import kernels
 from bench.bounds import MACHINES
 from kernels import (
     adamw,
@@ -38,6 +41,13 @@ from kernels import (
     tiles,
 )
 from kernels.documents import Documents
+
+MODULES = tuple(
+    module
+    for module in (importlib.import_module(f"kernels.{info.name}") for info in pkgutil.iter_modules(kernels.__path__))
+    if any(name.startswith("_triton_") for name in vars(module))
+)
+"""Those with launchers."""
 
 HIDDEN, WIDTH, HEADS, KV_HEADS = 4096, 14336, 32, 8
 """Llama-3-8B: query heads in groups of 4 to a kv head."""
@@ -259,18 +269,6 @@ def attention_launches(recorder: Recorder, dtype: torch.dtype, tokens: int, head
         attention_backward.attention_backward(out, q, k, v, out, lse, documents, dq, dk, dv, window=window)
 
 
-MODULES = (
-    adamw,
-    attention,
-    attention_backward,
-    cross_entropy,
-    cross_entropy_row,
-    decode,
-    paged_prefill,
-    rmsnorm,
-    rope,
-    swiglu,
-)
 OPERATORS = (adamw_launches, cross_entropy_launches, rmsnorm_launches, rope_launches, swiglu_launches)
 ATTENTION_OPERATORS = (attention_launches, decode_launches, prefill_launches)
 """These take a head_dim and a window too."""

@@ -6,12 +6,13 @@ from types import SimpleNamespace
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.bias import causal_lower_right
 
 from bench import peers
 from bench.measure import OURS, Work
 from bench.row import Goal, Row, normal, of_copy, with_compile
 from bench.rows import row_by_row
-from kernels import attention, attention_backward, decode, linear_cross_entropy
+from kernels import attention, attention_backward, decode, linear_cross_entropy, paged_prefill
 from kernels.documents import Documents
 
 TINY_HEADS = {"heads": 4, "kv_heads": 2, "head_dim": 16}
@@ -189,6 +190,70 @@ def decode_row() -> Row:
     )
 
 
+def prefill_inputs(size: dict, device: torch.device, dtype: torch.dtype, seed: int) -> SimpleNamespace:
+    """`decode_inputs` with `new` queries a sequence, whose keys are the last ones in the cache."""
+    i = decode_inputs(size, device, dtype, seed)
+    shape = size["batch"] * size["new"], size["heads"], size["head_dim"]
+    i.q, i.new = normal(*shape, device=device, dtype=dtype, seed=3 * seed + 2), size["new"]
+    return i
+
+
+def plain_prefill(q, k, v):
+    """q [batch, new, heads, head_dim] over contiguous keys and values [batch, kv_heads, length, head_dim]; the last of
+    the queries meets the last key."""
+    new, length = q.shape[1], k.shape[2]
+    grouped = q.transpose(1, 2).unflatten(1, (k.shape[1], -1))
+    score = peers.wide(grouped @ k[:, :, None].transpose(3, 4) * q.shape[3] ** -0.5)
+    hidden = torch.ones(new, length, dtype=torch.bool, device=q.device).triu_(length - new + 1)
+    weights = score.masked_fill(hidden, -torch.inf).softmax(-1).to(q.dtype)
+    return ((weights @ v[:, :, None]).flatten(1, 2).transpose(1, 2).flatten(0, 1),)
+
+
+def prefill_flops(size: dict) -> float:
+    """4 heads head_dim for each query and key it reads: all old ones, and half of the square of the new ones."""
+    old = size["keys"] - size["new"]
+    return 4 * size["batch"] * size["heads"] * size["head_dim"] * (size["new"] * old + size["new"] ** 2 / 2)
+
+
+def prefill_row() -> Row:
+    def ours(i):
+        batch = i.table.shape[0]
+        documents = Documents.build(range(0, batch * i.new + 1, i.new), i.q.device)
+        arguments = i.q, i.k_pages, i.v_pages, i.table, i.lengths, documents
+        return Work(lambda: (paged_prefill.paged_prefill_forward(*arguments),))
+
+    def arguments(i):
+        return i.q.unflatten(0, (-1, i.new)), *gathered(i)
+
+    def sdpa(i):
+        q, k, v = arguments(i)
+        q, lower_right = q.transpose(1, 2), causal_lower_right(i.new, k.shape[2])
+
+        def run():
+            with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+                out = F.scaled_dot_product_attention(q, k, v, attn_mask=lower_right, enable_gqa=True)
+            return (out.transpose(1, 2).flatten(0, 1),)
+
+        return Work(run)
+
+    return Row(
+        name="paged_prefill",
+        size={"batch": 4, "keys": 4096, "new": 1024, "heads": 32, "kv_heads": 8, "head_dim": 128},
+        tiny={"batch": 2, "keys": 2 * PAGE, "new": 9, **TINY_HEADS},
+        unit="FLOPs",
+        amount=lambda size, item: prefill_flops(size),
+        inputs=prefill_inputs,
+        reference=lambda i: plain_prefill(*(x.double() for x in arguments(i))),
+        candidates={
+            OURS: ours,
+            **with_compile(plain_prefill, lambda f: peers.forward_of(f, arguments)),
+            "sdpa-flash, no pages": sdpa,
+        },
+        must=(Goal("sdpa-flash, no pages", 1.0, "SDPA-flash's speed on keys without pages"),),
+        aim=(Goal("sdpa-flash, no pages", 1.2, "1.2x SDPA-flash on keys without pages"),),
+    )
+
+
 # ---- linear + cross-entropy ------------------------------------------------------------------------------------------
 
 
@@ -259,4 +324,4 @@ def linear_row(vocabulary: int, name: str) -> Row:
     )
 
 
-MATRIX_ROWS = (linear_row(32000, "32k"), linear_row(128256, "128k"), *attention_rows(), decode_row())
+MATRIX_ROWS = (linear_row(32000, "32k"), linear_row(128256, "128k"), *attention_rows(), decode_row(), prefill_row())

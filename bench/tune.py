@@ -104,6 +104,9 @@ WORKLOADS = {  # the kernels whose choice matters most come first: the time may 
     "rmsnorm_weight_grad": Workload("rmsnorm_backward-4096", "_weight_grad_kernel", ("rows", "columns", "warps")),
     "attention_value": Workload(_BACKWARD, "_key_value_kernel", _ATTENTION, _head_dim),
     "attention_key": Workload(_BACKWARD, "_key_value_kernel", _ATTENTION, _head_dim),
+    "attention_paged_prefill": Workload("paged_prefill", "_prefill_kernel", _ATTENTION, _head_dim),
+    "backward_delta": Workload(_BACKWARD, "_delta_kernel", ("rows", "warps"), _head_dim),
+    "decode_merge": Workload("decode-4k", "_merge_kernel", ("rows", "warps"), _head_dim),
 }
 FIRST_SIZES = {128, 8192, 131072, 16384}
 """Of these sizes before the others: head_dim 128, hidden 4096 in bfloat16, a vocabulary of 128k."""
@@ -148,6 +151,8 @@ def valid(kernel: str, size: int, tile: Tile) -> bool:
         return False
     if kernel.startswith("attention_"):
         return True
+    if kernel in ("backward_delta", "decode_merge"):  # whole heads: they have no columns to choose
+        return tile.rows <= 256
     if kernel == "decode_attention":
         return 16 <= tile.columns <= 64 and tile.warps <= 4
     threads = 32 * tile.warps

@@ -15,14 +15,12 @@ import torch
 from .attention_backward import attention_backward
 from .attention_blocks import (
     LARGEST_HEAD_DIM,
+    attend,
     attention_tile,
     check_triton_dtype,
-    dot_heads,
-    dot_rows,
     head_parts,
     key_ranges,
     load_head,
-    online_softmax,
     store_head,
     zeros_head,
 )
@@ -126,30 +124,6 @@ def _torch_forward_cross(q, k, v, documents, key_documents, window, scale, out, 
 # ---- Triton ----------------------------------------------------------------------------------------------------------
 
 
-@triton.jit
-def _attend(
-    q, q_second, top, total, sums, sums_second, k_pointer, v_pointer, j, keys, first, window, k_stride, v_stride,
-    scale_log2,
-    HEAD_DIM: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-    MASKED: tl.constexpr, HAS_WINDOW: tl.constexpr,
-):  # fmt: skip
-    """One block of keys from j on: the new (running maximum [ROWS], sum of exponentials [ROWS], both parts of the
-    output [ROWS, dim])."""
-    start = tl.cast(j, tl.int64)
-    row, last_row = tl.arange(0, COLUMNS), keys - 1 - j
-    k_pointer += start * k_stride
-    v_pointer += start * v_stride
-    k, k_second = load_head(k_pointer, row, last_row, k_stride, HEAD_DIM, FIRST, SECOND, MASKED)
-    score = dot_heads(q, q_second, k, k_second, tl.zeros((ROWS, COLUMNS), tl.float32), SECOND)  # [ROWS, COLUMNS]
-    p, top, total, shrink = online_softmax(
-        score, top, total, first, j, window, scale_log2, ROWS, COLUMNS, MASKED, HAS_WINDOW
-    )
-    v, v_second = load_head(v_pointer, row, last_row, v_stride, HEAD_DIM, FIRST, SECOND, MASKED)
-    sums, sums_second = sums * shrink[:, None], sums_second * shrink[:, None]
-    sums, sums_second = dot_rows(p, v, v_second, sums, sums_second, SECOND)
-    return top, total, sums, sums_second
-
-
 @triton.jit(do_not_specialize=["tokens", "window"])
 def _forward_kernel(
     q_pointer,  # [tokens, HEADS, HEAD_DIM]
@@ -204,17 +178,22 @@ def _forward_kernel(
     total = tl.zeros((ROWS,), tl.float32)
     sums, sums_second = zeros_head(ROWS, FIRST, SECOND)
     low, full_low, full_high = key_ranges(first, last, window, COLUMNS, HAS_WINDOW)
+    column = tl.arange(0, COLUMNS)
     for j in range(full_low, full_high, COLUMNS):
-        top, total, sums, sums_second = _attend(
-            q, q_second, top, total, sums, sums_second, k_pointer, v_pointer, j, keys, first, window, k_stride,
-            v_stride, scale_log2, HEAD_DIM, FIRST, SECOND, ROWS, COLUMNS, False, HAS_WINDOW,
+        at = tl.cast(j, tl.int64)
+        top, total, sums, sums_second = attend(
+            q, q_second, top, total, sums, sums_second, k_pointer + at * k_stride, v_pointer + at * v_stride, column,
+            keys - 1 - j, j, first, window, k_stride, v_stride, scale_log2, HEAD_DIM, FIRST, SECOND, ROWS, COLUMNS,
+            False, HAS_WINDOW,
         )  # fmt: skip
     # one loop for both masked ends: a third copy of the loop body costs registers
-    for j in range(low + full_high - full_low, last + 1, COLUMNS):
-        at = tl.where(j < full_high, j - (full_high - full_low), j)
-        top, total, sums, sums_second = _attend(
-            q, q_second, top, total, sums, sums_second, k_pointer, v_pointer, at, keys, first, window, k_stride,
-            v_stride, scale_log2, HEAD_DIM, FIRST, SECOND, ROWS, COLUMNS, True, HAS_WINDOW,
+    for i in range(low + full_high - full_low, last + 1, COLUMNS):
+        j = tl.where(i < full_high, i - (full_high - full_low), i)
+        at = tl.cast(j, tl.int64)
+        top, total, sums, sums_second = attend(
+            q, q_second, top, total, sums, sums_second, k_pointer + at * k_stride, v_pointer + at * v_stride, column,
+            keys - 1 - j, j, first, window, k_stride, v_stride, scale_log2, HEAD_DIM, FIRST, SECOND, ROWS, COLUMNS,
+            True, HAS_WINDOW,
         )  # fmt: skip
 
     divisor = tl.where(total > 0.0, total, 1.0)

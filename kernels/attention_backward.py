@@ -25,10 +25,8 @@ from .attention_blocks import (
 )
 from .documents import Documents
 from .padding import padded_batches, place, repeat_heads, take, visible
+from .tiles import architecture, tile
 from .triton_or_stub import tl, triton
-
-_DELTA_ROWS = 64
-
 
 # ---- layer 1: plain function -----------------------------------------------------------------------------------------
 
@@ -349,11 +347,12 @@ def _triton_backward(dout, q, k, v, out, lse, documents, dq, dk, dv, window, sca
     if tokens == 0:
         return
     starts = torch.empty((2, heads, tokens), dtype=torch.float32, device=q.device)
+    delta = tile("backward_delta", head_dim, architecture(q.device))
     with torch.cuda.device_of(q):
-        _delta_kernel[(triton.cdiv(tokens, _DELTA_ROWS) * heads,)](
+        _delta_kernel[(triton.cdiv(tokens, delta.rows) * heads,)](
             dout, out, lse, dlse, starts, tokens, scale, *dout.stride()[:2], *out.stride()[:2],
-            HEADS=heads, HEAD_DIM=head_dim, BLOCK_DIM=max(16, triton.next_power_of_2(head_dim)), ROWS=_DELTA_ROWS,
-            HAS_DLSE=dlse is not None,
+            HEADS=heads, HEAD_DIM=head_dim, BLOCK_DIM=max(16, triton.next_power_of_2(head_dim)), ROWS=delta.rows,
+            HAS_DLSE=dlse is not None, num_warps=delta.warps, num_stages=delta.stages,
         )  # fmt: skip
         # Two accumulators of 256 columns do not fit the registers: there dk and dv are made one after the other.
         passes = ("attention_key_value",) if head_dim <= 128 else ("attention_value", "attention_key")
@@ -363,27 +362,27 @@ def _triton_backward(dout, q, k, v, out, lse, documents, dq, dk, dv, window, sca
 
 
 def _launch_key_value(kernel, dout, q, k, v, starts, documents, dk, dv, window, scale):
-    tile = attention_tile(kernel, q)
+    config = attention_tile(kernel, q)
     (tokens, heads, head_dim), kv_heads = q.shape, k.shape[1]
     first, second = head_parts(head_dim)
-    work = documents.key_blocks(tile.rows)
+    work = documents.key_blocks(config.rows)
     _key_value_kernel[(work.shape[0] * kv_heads,)](
         dout, q, k, v, starts, dk, dv, work, documents.cu_seqlens, tokens, min(window or 0, tokens), scale,
         *(stride for x in (dout, q, k, v, dk, dv) for stride in x.stride()[:2]),
-        KV_HEADS=kv_heads, GROUP=heads // kv_heads, HEAD_DIM=head_dim, FIRST=first, SECOND=second, ROWS=tile.rows,
-        COLUMNS=tile.columns, HAS_WINDOW=window is not None, HAS_DK=kernel != "attention_value",
-        HAS_DV=kernel != "attention_key", num_warps=tile.warps, num_stages=tile.stages,
+        KV_HEADS=kv_heads, GROUP=heads // kv_heads, HEAD_DIM=head_dim, FIRST=first, SECOND=second, ROWS=config.rows,
+        COLUMNS=config.columns, HAS_WINDOW=window is not None, HAS_DK=kernel != "attention_value",
+        HAS_DV=kernel != "attention_key", num_warps=config.warps, num_stages=config.stages,
     )  # fmt: skip
 
 
 def _launch_query(dout, q, k, v, starts, documents, dq, window, scale):
-    tile = attention_tile("attention_query", q)
+    config = attention_tile("attention_query", q)
     tokens, heads, head_dim = q.shape
     first, second = head_parts(head_dim)
-    work = documents.query_blocks(tile.rows)
+    work = documents.query_blocks(config.rows)
     _query_kernel[(work.shape[0] * heads,)](
         dout, q, k, v, starts, dq, work, documents.cu_seqlens, tokens, min(window or 0, tokens), scale,
         *(stride for x in (dout, q, k, v, dq) for stride in x.stride()[:2]),
-        HEADS=heads, GROUP=heads // k.shape[1], HEAD_DIM=head_dim, FIRST=first, SECOND=second, ROWS=tile.rows,
-        COLUMNS=tile.columns, HAS_WINDOW=window is not None, num_warps=tile.warps, num_stages=tile.stages,
+        HEADS=heads, GROUP=heads // k.shape[1], HEAD_DIM=head_dim, FIRST=first, SECOND=second, ROWS=config.rows,
+        COLUMNS=config.columns, HAS_WINDOW=window is not None, num_warps=config.warps, num_stages=config.stages,
     )  # fmt: skip

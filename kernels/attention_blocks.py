@@ -142,6 +142,26 @@ def online_softmax(
     return p, new_top, total * shrink + tl.sum(p, axis=1), shrink
 
 
+@triton.jit
+def attend(
+    q, q_second, top, total, sums, sums_second, k_pointer, v_pointer, row, last_row, j, first, window, k_stride,
+    v_stride, scale_log2,
+    HEAD_DIM: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    MASKED: tl.constexpr, HAS_WINDOW: tl.constexpr,
+):  # fmt: skip
+    """One block of keys, from position j on, which stands at the pointers: the new (running maximum [ROWS], sum of
+    exponentials [ROWS], both parts of the output [ROWS, dim]). `row` [COLUMNS]: the keys' rows from the pointers on."""
+    k, k_second = load_head(k_pointer, row, last_row, k_stride, HEAD_DIM, FIRST, SECOND, MASKED)
+    score = dot_heads(q, q_second, k, k_second, tl.zeros((ROWS, COLUMNS), tl.float32), SECOND)  # [ROWS, COLUMNS]
+    p, top, total, shrink = online_softmax(
+        score, top, total, first, j, window, scale_log2, ROWS, COLUMNS, MASKED, HAS_WINDOW
+    )
+    v, v_second = load_head(v_pointer, row, last_row, v_stride, HEAD_DIM, FIRST, SECOND, MASKED)
+    sums, sums_second = sums * shrink[:, None], sums_second * shrink[:, None]
+    sums, sums_second = dot_rows(p, v, v_second, sums, sums_second, SECOND)
+    return top, total, sums, sums_second
+
+
 def attention_tile(kernel: str, q: torch.Tensor) -> Tile:
     """Configuration of one attention kernel for q [tokens, heads, head_dim]."""
     table = architecture(q.device)  # first: it refuses a GPU that is too old

@@ -17,6 +17,7 @@ import torch
 
 from .common import accumulation_dtype, program_count
 from .paged_cache import check_pages, check_room, page_tile
+from .tiles import architecture, tile
 from .triton_or_stub import tl, triton
 
 LEAST_KEYS = 256
@@ -311,9 +312,11 @@ def _triton_decode(q, k_pages, v_pages, block_table, lengths, window, scale, out
             num_stages=config.stages,
         )
         if splits > 1:
+            merge = tile("decode_merge", head_dim, architecture(q.device))
             _merge_kernel[(sequences * heads,)](
-                partial, partial_lse, lengths, out, lse, splits, window, **common, SPLITS=8, num_warps=4
-            )
+                partial, partial_lse, lengths, out, lse, splits, window, **common, SPLITS=merge.rows,
+                num_warps=merge.warps, num_stages=merge.stages,
+            )  # fmt: skip
 
 
 # ---- layer 2: public operator ----------------------------------------------------------------------------------------

@@ -15,16 +15,7 @@ from collections.abc import Sequence
 import torch
 
 from .attention import attention_forward
-from .attention_blocks import (
-    dot_heads,
-    dot_rows,
-    head_parts,
-    key_ranges,
-    load_head,
-    online_softmax,
-    store_head,
-    zeros_head,
-)
+from .attention_blocks import attend, head_parts, key_ranges, load_head, store_head, zeros_head
 from .common import check_device
 from .documents import Documents
 from .paged_cache import check_pages, check_room, page_tile
@@ -78,30 +69,6 @@ def _tile_start(table_pointer, j, page_stride, key_stride, PAGE_SIZE: tl.constex
     """Where key j stands, in elements from the first key of the first page."""
     page = tl.cast(tl.load(table_pointer + j // PAGE_SIZE), tl.int64)
     return page * page_stride + tl.cast(j % PAGE_SIZE, tl.int64) * key_stride
-
-
-@triton.jit
-def _attend(
-    q, q_second, top, total, sums, sums_second, k_pointer, v_pointer, start, j, keys, first, window, key_stride,
-    scale_log2,
-    HEAD_DIM: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-    MASKED: tl.constexpr, HAS_WINDOW: tl.constexpr,
-):  # fmt: skip
-    """One tile of keys from j on, which stands at `start`: the new (running maximum of the unscaled scores [ROWS], sum
-    of exponentials [ROWS], both parts of the output [ROWS, dim])."""
-    row, last_row = tl.arange(0, COLUMNS), keys - 1 - j
-    loaded = row
-    if MASKED and HAS_WINDOW:  # keys before every window are replaced by the first one in it: they may be gone
-        loaded = tl.maximum(row, first - window + 1 - j)
-    k, k_second = load_head(k_pointer + start, loaded, last_row, key_stride, HEAD_DIM, FIRST, SECOND, MASKED)
-    score = dot_heads(q, q_second, k, k_second, tl.zeros((ROWS, COLUMNS), tl.float32), SECOND)  # [ROWS, COLUMNS]
-    p, top, total, shrink = online_softmax(
-        score, top, total, first, j, window, scale_log2, ROWS, COLUMNS, MASKED, HAS_WINDOW
-    )
-    v, v_second = load_head(v_pointer + start, loaded, last_row, key_stride, HEAD_DIM, FIRST, SECOND, MASKED)
-    sums, sums_second = sums * shrink[:, None], sums_second * shrink[:, None]
-    sums, sums_second = dot_rows(p, v, v_second, sums, sums_second, SECOND)
-    return top, total, sums, sums_second
 
 
 @triton.jit(do_not_specialize=["table_pointer", "lengths_pointer", "table_stride", "window"])
@@ -161,20 +128,24 @@ def _prefill_kernel(
     # Pages are looked up a tile early: behind a look-up of its own the pipeline would load half as far ahead.
     last_key = tl.maximum(keys - 1, 0)
     next_start = _tile_start(table_pointer, tl.minimum(full_low, last_key), page_stride, key_stride, PAGE_SIZE)
+    column = tl.arange(0, COLUMNS)
     for j in range(full_low, full_high, COLUMNS):
-        tile_start = next_start
+        at = next_start
         next_start = _tile_start(table_pointer, tl.minimum(j + COLUMNS, last_key), page_stride, key_stride, PAGE_SIZE)
-        top, total, sums, sums_second = _attend(
-            q, q_second, top, total, sums, sums_second, k_pointer, v_pointer, tile_start, j, keys, first, window,
-            key_stride, scale_log2, HEAD_DIM, FIRST, SECOND, ROWS, COLUMNS, False, HAS_WINDOW,
+        top, total, sums, sums_second = attend(
+            q, q_second, top, total, sums, sums_second, k_pointer + at, v_pointer + at, column, keys - 1 - j, j, first,
+            window, key_stride, key_stride, scale_log2, HEAD_DIM, FIRST, SECOND, ROWS, COLUMNS, False, HAS_WINDOW,
         )  # fmt: skip
     # one loop for both masked ends: a third copy of the loop body costs registers
-    for j in range(low + full_high - full_low, last + 1, COLUMNS):
-        at = tl.where(j < full_high, j - (full_high - full_low), j)
-        tile_start = _tile_start(table_pointer, at, page_stride, key_stride, PAGE_SIZE)
-        top, total, sums, sums_second = _attend(
-            q, q_second, top, total, sums, sums_second, k_pointer, v_pointer, tile_start, at, keys, first, window,
-            key_stride, scale_log2, HEAD_DIM, FIRST, SECOND, ROWS, COLUMNS, True, HAS_WINDOW,
+    for i in range(low + full_high - full_low, last + 1, COLUMNS):
+        j = tl.where(i < full_high, i - (full_high - full_low), i)
+        at = _tile_start(table_pointer, j, page_stride, key_stride, PAGE_SIZE)
+        loaded = column
+        if HAS_WINDOW:  # keys before every window are replaced by the first one in it: they may be gone
+            loaded = tl.maximum(column, first - window + 1 - j)
+        top, total, sums, sums_second = attend(
+            q, q_second, top, total, sums, sums_second, k_pointer + at, v_pointer + at, loaded, keys - 1 - j, j, first,
+            window, key_stride, key_stride, scale_log2, HEAD_DIM, FIRST, SECOND, ROWS, COLUMNS, True, HAS_WINDOW,
         )  # fmt: skip
 
     divisor = tl.where(total > 0.0, total, 1.0)

@@ -90,6 +90,8 @@ def test_bytes_and_flops_by_hand():
     assert amount("attention_backward-64_8") == 2.5 * forward
     documents = 4 * (187 * 350**2 + 86**2) * 32 * 128 / 2  # 65,536 = 187 x 350 + 86
     assert amount("attention_forward-documents") == documents
+    queries = sum(range(3073, 4097))  # of 1,024 new tokens the first reads 3,073 keys, the last all; halves its own
+    assert amount("paged_prefill") == 4 * 4 * 32 * 128 * (queries - 1024 / 2)
     assert amount("decode-4k") == 2 * 64 * 4096 * 8 * 128 * 2
 
 

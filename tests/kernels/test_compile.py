@@ -24,7 +24,6 @@ STACK_REASONS: dict[tuple[str, str, int | None], str] = {
     ("sm_80", KEY_VALUE, 64): "64 columns instead of 32 halve how often K and V fragments are read from shared memory",
     ("sm_80", KEY_VALUE, 96): "as head_dim 64",
     ("sm_80", KEY_VALUE, 128): "32 columns instead of 16 halve how often K and V fragments are read from shared memory",
-    ("safe", "attention._forward_kernel", 256): "4 warps go along rows, 8 along columns too: scores twice",
 }
 """(tile table, kernel, head_dim) -> why up to 128 bytes of stack, outside the loops, are the lesser evil there."""
 
@@ -39,13 +38,18 @@ def run_report(out, *options):
     return json.loads(out.read_text())
 
 
+def triton_options(folder):
+    """Options of the report for the Triton in this folder; None: the one that is installed."""
+    if folder and not folder.is_dir():
+        pytest.skip(f"no second Triton in {folder}; `make test` installs it on Linux")
+    return ["--triton", folder] if folder else []
+
+
 @pytest.fixture(scope="module", params=[None, OTHER_TRITON], ids=["triton", "triton-3.6.0"])
 def report(request, tmp_path_factory):
     """The report of one Triton version: over all tile tables, or for the older one over that of the GPUs it is mostly met
     on. `--every-table` leaves nothing out."""
-    if request.param and not request.param.is_dir():
-        pytest.skip(f"no second Triton in {request.param}; `make test` installs it on Linux")
-    options = ["--triton", request.param] if request.param else []
+    options = triton_options(request.param)
     if not request.config.getoption("--every-table"):
         options += ["--quick", *(["--arch", "sm_90"] if request.param else [])]
     return run_report(tmp_path_factory.mktemp("report") / "report.json", *options)
@@ -73,6 +77,19 @@ def test_every_kernel_is_compiled_for_every_table(report):
     assert set(report["variants"]) <= set(SHARED_MEMORY)
     for table in report["variants"]:
         assert {row["kernel"] for row in report["rows"] if row["table"] == table} == kernels
+
+
+@pytest.mark.parametrize("triton", [None, OTHER_TRITON], ids=["triton", "triton-3.6.0"])
+@pytest.mark.parametrize("capability", ["86", "120"])
+def test_the_safe_table_on_the_other_gpus_it_is_for(request, tmp_path, capability, triton):
+    """`report` compiles it for sm_89."""
+    if not request.config.getoption("--every-table"):
+        pytest.skip("minutes of compilation: only with --every-table")
+    options = [*triton_options(triton), "--arch", "safe", "--safe-capability", capability]
+    rows = run_report(tmp_path / "report.json", *options)["rows"]
+    assert {row["capability"] for row in rows} == {int(capability)}
+    assert_none(rows, lambda row: row["shared"] > SHARED_MEMORY["safe"] or row["stack"] > 128 or row["fp64"])
+    assert_none(rows, lambda row: any(loop["local"] for loop in matrix_loops(row)))
 
 
 def test_variants_do_not_depend_on_the_batch(report):

@@ -151,6 +151,15 @@ def test_merging_with_other_keys(backend, assert_accurate):
     assert_accurate(lse[:, 0].to(q.dtype), wanted_lse, exact_lse, 3)
 
 
+def test_the_order_of_programs_changes_nothing(backend):
+    """Of splits and of their merging."""
+    backend.use(decode)
+    backend.monkeypatch.setattr(decode, "split_count", lambda *shapes: 3)
+    backend.monkeypatch.setattr(decode, "LEAST_KEYS", 16)
+    *cache, _ = paged([75, 20], 16, 2, 16, backend.dtype, backend.device)
+    backend.assert_same_in_any_order(lambda: decode_forward(backend.tensor(2, 4, 16), *cache))
+
+
 def test_no_sequences(backend):
     backend.use(decode)
     k_pages, v_pages = backend.tensor(2, 1, 16, 1, 16)

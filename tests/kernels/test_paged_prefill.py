@@ -104,6 +104,15 @@ def test_a_shared_prefix(backend):
     assert torch.equal(shared, own)
 
 
+def test_the_order_of_programs_changes_nothing(backend):
+    backend.use(attention, paged_prefill)
+    k_pages, v_pages, table, lengths, _ = paged([75, 20], 32, 1, 16, backend.dtype, backend.device)
+    q, documents = backend.tensor(43, 2, 16), Documents.build([0, 40, 43], backend.device)
+    backend.assert_same_in_any_order(
+        lambda: paged_prefill_forward(q, k_pages, v_pages, table, lengths, documents, window=50)
+    )
+
+
 def test_nothing(backend):
     backend.use(attention, paged_prefill)
     k_pages, v_pages = backend.tensor(2, 1, 16, 1, 16)
