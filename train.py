@@ -32,9 +32,10 @@ from parallel.checkpoint import (
     write_state,
 )
 from parallel.comm import all_reduce, barrier
-from parallel.grid import Grid, check_process_count, launched_processes, start_processes, stop_processes
+from parallel.executor import execute, training_schedule, validation_schedule
+from parallel.grid import Grid
+from parallel.launch import check_process_count, launched_processes, start_processes, stop_processes
 from parallel.optimizer import AdamWSettings, Optimizer, cosine_learning_rate
-from parallel.pipeline import execute, training_schedule, validation_schedule
 from training.integrity import ShardVerification
 from training.log import RunLog, peak_flops
 from training.moment import Moment, Reading
@@ -241,7 +242,7 @@ class Trainer:
                 f"step {self.position.step}: {int(damaged)} weights are not finite, nothing is saved; "
                 "lower --lr and start again, or from an earlier checkpoint"
             )
-        with publish(folder, self.grid) as temporary:
+        with publish(folder, self.grid, self.device) as temporary:
             if self.grid.dp.rank == 0:
                 save_model(self.model, temporary)
             if self.grid.world.rank == 0:
@@ -344,7 +345,7 @@ def main(arguments: Sequence[str]) -> int:
         trainer = Trainer(settings, grid, device)
         with stop_signals(trainer.request_stop), trainer:
             trainer.train()
-        barrier(grid.world)
+        barrier(grid.world, device)
     except Exception as error:
         handler.record_exception(error)
         raise

@@ -11,9 +11,9 @@ import transformers
 
 from model.config import preset
 from model.llama import Llama, micro_batch
+from parallel.executor import execute, training_schedule
 from parallel.grid import Grid
 from parallel.optimizer import AdamWSettings, Optimizer
-from parallel.pipeline import execute, training_schedule
 
 SEQUENCE = 512
 ROUNDS = 7

@@ -29,7 +29,7 @@ def checkpoint_folders(run: Path) -> list[Path]:
 
 
 @contextmanager
-def publish(folder: Path, grid: Grid) -> Iterator[Path]:
+def publish(folder: Path, grid: Grid, device: torch.device) -> Iterator[Path]:
     """A temporary folder that becomes `folder` when the block ends: every file synced to disk, then renamed by rank 0.
 
     All ranks enter together; each syncs what it wrote itself (`sync`), rank 0 all the rest. If one fails the folder
@@ -39,16 +39,16 @@ def publish(folder: Path, grid: Grid) -> Iterator[Path]:
     if grid.world.rank == 0:
         shutil.rmtree(temporary, ignore_errors=True)
         (temporary / "training").mkdir(parents=True)
-    barrier(grid.world)
+    barrier(grid.world, device)
     yield temporary
-    barrier(grid.world)
+    barrier(grid.world, device)
     if grid.world.rank == 0:
         for path in temporary.rglob("*"):
             sync(path)
         sync(temporary)
         temporary.rename(folder)
         sync(folder.parent)
-    barrier(grid.world)
+    barrier(grid.world, device)
 
 
 def sync(path: Path) -> None:

@@ -1,11 +1,15 @@
-"""The one door to the network: only this file calls torch.distributed collectives.
+"""The one door to the network: only this file issues torch.distributed operations.
 
-Every operation names its group, counts its bytes in `traffic`, and is the identity on a group of one.
+Every operation names its group, counts its bytes in `traffic`, can be written down in order (`record`) and stands in
+the list of operations under way (`waiting_in`) until it is done. On a group of one everything is the identity.
+
+Started operations (`start_...`) run beside whatever is issued until their `wait`. On a GPU each group has its own
+stream, and `wait` makes the current stream wait, not the host.
 """
 
 import json
-from collections import Counter
-from dataclasses import dataclass
+from collections import Counter, deque
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,7 +21,10 @@ _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_sc
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 traffic: Counter[tuple[str, str]] = Counter()
-"""Bytes of the full (gathered or unreduced) tensor, by (operation, group name), since the process started."""
+"""Bytes of the full (gathered, unreduced or sent) tensor, by (operation, group name), since the process started."""
+
+record: list[tuple] | None = None
+"""While a list: ("start", number, operation, group name, ranks, shape, dtype) and ("wait", number) in program order."""
 
 
 @dataclass(frozen=True)
@@ -35,70 +42,157 @@ class Group:
         return len(self.ranks)
 
 
-def _count(operation: str, group: Group, tensor: Tensor) -> None:
-    traffic[operation, group.name] += tensor.numel() * tensor.element_size()
+@dataclass(frozen=True)
+class Operation:
+    """An operation under way, for the report of a hang."""
+
+    name: str
+    group: Group
+    tensor: Tensor
+    number: int
+    work: Any
+
+    def __str__(self) -> str:
+        shape = "x".join(map(str, self.tensor.shape)) or "scalar"
+        dtype = str(self.tensor.dtype).removeprefix("torch.")
+        return f"{self.name} of {shape} {dtype} in group {self.group.name} (ranks {_spans(self.group.ranks)})"
+
+
+_under_way: deque[Operation] = deque(maxlen=512)
+_issued = 0
+
+
+def waiting_in() -> str | None:
+    """The oldest operation that is not done, in words; None if there is none. May be called from another thread."""
+    for operation in list(_under_way):
+        if not operation.work.is_completed():
+            return str(operation)
+    return None
+
+
+@dataclass
+class Transfer:
+    """A started operation. It keeps the tensors alive until `wait`, which returns the result."""
+
+    result: Tensor
+    operation: Operation | None = None
+    """None in a group of one."""
+    kept: tuple[Tensor, ...] = field(default=(), repr=False)
+
+    def wait(self) -> Tensor:
+        """The result, safe to use by what is issued from now on. Only the current stream waits on a GPU."""
+        if self.operation is not None:
+            if record is not None:
+                record.append(("wait", self.operation.number))
+            self.operation.work.wait()
+            _forget(self.operation)
+            self.operation, self.kept = None, ()
+        return self.result
+
+    def done(self) -> bool:
+        """Whether it has ended, without waiting. gloo tells only once it was waited for."""
+        return self.operation is None or self.operation.work.is_completed()
+
+
+def _start(name: str, group: Group, whole: Tensor, result: Tensor, issue, kept: tuple[Tensor, ...]) -> Transfer:
+    """Issue one operation; `whole` is the tensor whose bytes count."""
+    global _issued
+    _issued += 1
+    traffic[name, group.name] += whole.numel() * whole.element_size()
+    if record is not None:
+        record.append(("start", _issued, name, group.name, group.ranks, tuple(whole.shape), whole.dtype))
+    operation = Operation(name, group, whole, _issued, issue())
+    _under_way.append(operation)
+    return Transfer(result, operation, kept)
+
+
+def _forget(operation: Operation) -> None:
+    """Take a waited-for operation off the list: on a CPU it is over, on a GPU the device may still be before it."""
+    if not operation.tensor.is_cuda:
+        try:
+            _under_way.remove(operation)
+        except ValueError:
+            assert len(_under_way) == _under_way.maxlen  # it was pushed out by newer ones
+        return
+    while _under_way and _under_way[0].work.is_completed():
+        _under_way.popleft()
+
+
+def start_all_reduce(tensor: Tensor, group: Group) -> Transfer:
+    """In-place sum over the group."""
+    if group.size == 1:
+        return Transfer(tensor)
+    return _start(
+        "all_reduce", group, tensor, tensor, lambda: dist.all_reduce(tensor, group=group.handle, async_op=True), ()
+    )
 
 
 def all_reduce(tensor: Tensor, group: Group) -> Tensor:
     """In-place sum over the group; returns `tensor`."""
-    if group.size > 1:
-        _count("all_reduce", group, tensor)
-        dist.all_reduce(tensor, group=group.handle)
-    return tensor
+    return start_all_reduce(tensor, group).wait()
 
 
-def reduce_scatter(tensor: Tensor, group: Group) -> Tensor:
-    """Sum over the group; this rank's `1/size` of the first axis, in rank order. Its length is divisible by the size.
+def start_reduce_scatter(tensor: Tensor, group: Group, out: Tensor | None = None) -> Transfer:
+    """Sum over the group; this rank's `1/size` of the first axis, in rank order, in `out` where given.
 
-    A group of one gets `tensor` itself, not a copy.
+    The first axis is divisible by the size. `out` may be this rank's own part of `tensor`. Without `out` a group of one
+    gets `tensor` itself, not a copy.
     """
     if group.size == 1:
-        return tensor
+        return Transfer(tensor if out is None or out.data_ptr() == tensor.data_ptr() else out.copy_(tensor))
     assert tensor.shape[0] % group.size == 0
-    _count("reduce_scatter", group, tensor)
-    piece = tensor.new_empty((tensor.shape[0] // group.size, *tensor.shape[1:]))
-    _reduce_scatter(piece, tensor.contiguous(), group=group.handle)
-    return piece
+    tensor = tensor.contiguous()
+    if out is None:
+        out = tensor.new_empty((tensor.shape[0] // group.size, *tensor.shape[1:]))
+    return _start(
+        "reduce_scatter",
+        group,
+        tensor,
+        out,
+        lambda: _reduce_scatter(out, tensor, group=group.handle, async_op=True),
+        (tensor,),
+    )
+
+
+def reduce_scatter(tensor: Tensor, group: Group, out: Tensor | None = None) -> Tensor:
+    """`start_reduce_scatter`, waited for."""
+    return start_reduce_scatter(tensor, group, out).wait()
+
+
+def start_all_gather(piece: Tensor, group: Group, out: Tensor | None = None) -> Transfer:
+    """The pieces of all ranks along the first axis, in rank order, in `out` where given.
+
+    `piece` may be this rank's part of `out`, and must not change before the `wait`. Without `out`, a group of one gets
+    `piece` itself, not a copy.
+    """
+    if group.size == 1:
+        return Transfer(piece if out is None or out.data_ptr() == piece.data_ptr() else out.copy_(piece))
+    if out is None:
+        out = piece.new_empty((piece.shape[0] * group.size, *piece.shape[1:]))
+    piece = piece.contiguous()
+    return _start(
+        "all_gather", group, out, out, lambda: _all_gather(out, piece, group=group.handle, async_op=True), (piece,)
+    )
 
 
 def all_gather(piece: Tensor, group: Group, out: Tensor | None = None) -> Tensor:
-    """The pieces of all ranks along the first axis, in rank order, in `out` where given.
-
-    `piece` may be this rank's part of `out`. Without `out`, a group of one gets `piece` itself, not a copy.
-    """
-    if group.size == 1:
-        return piece if out is None or out.data_ptr() == piece.data_ptr() else out.copy_(piece)
-    if out is None:
-        out = piece.new_empty((piece.shape[0] * group.size, *piece.shape[1:]))
-    _count("all_gather", group, out)
-    _all_gather(out, piece.contiguous(), group=group.handle)
-    return out
+    """`start_all_gather`, waited for."""
+    return start_all_gather(piece, group, out).wait()
 
 
-@dataclass(frozen=True)
-class Gathering:
-    """An all-gather under way. It keeps both tensors alive until `wait`."""
-
-    piece: Tensor
-    out: Tensor
-    work: Any
-    """torch.distributed's handle; None in a group of one."""
-
-    def wait(self) -> Tensor:
-        """The pieces of all ranks along the first axis, in rank order. On a GPU only the current stream waits."""
-        if self.work is not None:
-            self.work.wait()
-        return self.out
+def start_send(tensor: Tensor, pair: Group) -> Transfer:
+    """To the other rank of a group of two. Sends and receives of a pair match in the order they are issued."""
+    assert pair.size == 2
+    tensor = tensor.contiguous()
+    to = pair.ranks[1 - pair.rank]
+    return _start("send", pair, tensor, tensor, lambda: dist.isend(tensor, to, group=pair.handle), (tensor,))
 
 
-def start_all_gather(piece: Tensor, group: Group) -> Gathering:
-    """`all_gather` that runs beside what is issued until its `wait`. `piece` must not change before that."""
-    if group.size == 1:
-        return Gathering(piece, piece, None)
-    out = piece.new_empty((piece.shape[0] * group.size, *piece.shape[1:]))
-    _count("all_gather", group, out)
-    piece = piece.contiguous()
-    return Gathering(piece, out, _all_gather(out, piece, group=group.handle, async_op=True))
+def start_receive(out: Tensor, pair: Group) -> Transfer:
+    """Into `out`, from the other rank of a group of two."""
+    assert pair.size == 2 and out.is_contiguous()
+    source = pair.ranks[1 - pair.rank]
+    return _start("receive", pair, out, out, lambda: dist.irecv(out, source, group=pair.handle), ())
 
 
 def gather_json(value: Any, group: Group, device: torch.device) -> list[Any]:
@@ -116,7 +210,17 @@ def gather_json(value: Any, group: Group, device: torch.device) -> list[Any]:
     return [json.loads(bytes(row[:length].tolist())) for row, length in rows]
 
 
-def barrier(group: Group) -> None:
+def barrier(group: Group, device: torch.device) -> None:
     """Return when every rank of the group has called."""
-    if group.size > 1:
-        dist.barrier(group=group.handle)
+    all_reduce(torch.zeros(1, device=device), group).item()
+
+
+def _spans(ranks: tuple[int, ...]) -> str:
+    """`0-3, 8`: consecutive ranks as one span."""
+    spans: list[list[int]] = []
+    for rank in ranks:
+        if spans and spans[-1][1] == rank - 1:
+            spans[-1][1] = rank
+        else:
+            spans.append([rank, rank])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)

@@ -1,7 +1,6 @@
 """Which rank does what: all ranks as one tensor `[pp, dp, tp]`, every group a slice of it."""
 
-import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import torch
@@ -12,12 +11,27 @@ from .comm import Group
 
 @dataclass(frozen=True)
 class Grid:
-    """The groups this rank belongs to. tp is innermost: its ranks share a node's fast links."""
+    """The groups this rank belongs to. tp is innermost: its ranks share a node's fast links.
+
+    Each directed link between neighbouring pipeline stages is a group of its own, so that no transfer waits behind one
+    of another direction.
+    """
 
     pp: Group
     dp: Group
     tp: Group
     world: Group
+    kv: Group = field(default=Group("kv"))
+    """Ranks of tp that hold the same key/value heads."""
+    ends: Group = field(default=Group("ends"))
+    """First and last pipeline stage, which both hold a tied embedding; a group of one elsewhere."""
+    to_next: Group = field(default=Group("to_next"))
+    """Activations to the next stage (of the last to the first, between chunks)."""
+    from_previous: Group = field(default=Group("from_previous"))
+    to_previous: Group = field(default=Group("to_previous"))
+    """Gradients to the previous stage."""
+    from_next: Group = field(default=Group("from_next"))
+    timeout_seconds: float = 600.0
 
     @classmethod
     def single(cls) -> "Grid":
@@ -26,7 +40,7 @@ class Grid:
 
     @classmethod
     def create(cls, tp: int, pp: int, timeout_seconds: float = 600.0) -> "Grid":
-        """Groups of all processes that have joined (`start_processes`); dp takes what tp and pp leave.
+        """Groups of all processes that have joined (`launch.start_processes`); dp takes what tp and pp leave.
 
         `timeout_seconds`: how long a rank waits for the others of a group (a group does not inherit the default one's).
         """
@@ -34,70 +48,82 @@ class Grid:
         assert world % (tp * pp) == 0
         if world == 1:
             return cls.single()
-        rank = dist.get_rank()
+        rank, everyone = dist.get_rank(), tuple(range(world))
         ranks = torch.arange(world).view(pp, world // (tp * pp), tp)
-        groups = {}
-        for axis, name in enumerate(("pp", "dp", "tp")):
-            # Every rank must create every group, in the same order, its own or not.
-            for members in ranks.movedim(axis, -1).flatten(0, 1).tolist():
-                handle = (
-                    dist.new_group(members, timeout=timedelta(seconds=timeout_seconds)) if len(members) > 1 else None
-                )
-                if rank in members:
-                    groups[name] = Group(name, tuple(members), members.index(rank), handle)
-        everyone = Group("world", tuple(range(world)), rank, dist.group.WORLD)
-        return cls(groups["pp"], groups["dp"], groups["tp"], everyone)
+        own = {
+            name: _group(name, _slice_with(ranks, axis, rank), rank, timeout_seconds)
+            for axis, name in enumerate(("pp", "dp", "tp"))
+        }
+        grid = cls(**own, world=Group("world", everyone, rank, dist.group.WORLD), timeout_seconds=timeout_seconds)
+        return replace(grid, **_links(grid.pp.ranks, rank, timeout_seconds))
+
+    def with_kv_replicas(self, kv_heads: int) -> "Grid":
+        """This grid with the groups of tp ranks that share key/value heads, where tp is larger than their number.
+
+        All ranks call it together.
+        """
+        replicas = max(1, self.tp.size // kv_heads)
+        first = self.tp.rank // replicas * replicas
+        members = self.tp.ranks[first : first + replicas]
+        return replace(self, kv=_group("kv", members, self.world.ranks[self.world.rank], self.timeout_seconds))
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank is of the first pipeline stage."""
+        return self.pp.rank == 0
+
+    @property
+    def is_last(self) -> bool:
+        return self.pp.rank == self.pp.size - 1
 
 
-def launched_processes() -> tuple[int, int, int]:
-    """(rank, local rank, number of processes) as torchrun sets them; (0, 0, 1) without it.
+def _slice_with(ranks: torch.Tensor, axis: int, rank: int) -> tuple[int, ...]:
+    """The line along `axis` that `rank` lies on."""
+    lines = ranks.movedim(axis, -1).flatten(0, 1)
+    return tuple(lines[(lines == rank).any(1)][0].tolist())
 
-    ValueError for several processes of another launcher: each would take itself for the only one.
+
+def _group(name: str, members: tuple[int, ...], rank: int, timeout_seconds: float) -> Group:
+    """A group of the `members` among whom this rank is.
+
+    Only members synchronise, so that 1,000 ranks do not wait for each of 1,000 groups. Its name in the store is made
+    from its members and the number of groups this process has, which must then be the same on all members: every rank
+    creates its groups in the same rounds, and one that has no partner in a round creates one with itself
+    (`_partnerless`).
     """
-    if "WORLD_SIZE" not in os.environ:
-        for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"):
-            if int(os.environ.get(name, 1)) > 1:
-                raise ValueError(
-                    f"{name}={os.environ[name]}: this version takes its ranks from torchrun only; start it there"
-                )
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if len(members) == 1:
+        return Group(name, members, 0)
+    handle = dist.new_group(members, timeout=timedelta(seconds=timeout_seconds), use_local_synchronization=True)
+    return Group(name, members, members.index(rank), handle)
 
 
-def check_process_count(processes: int, tp: int, pp: int, command: str) -> None:
-    """ValueError with the exact command when `processes` cannot form a grid of tp x pp."""
-    if tp < 1 or pp < 1:
-        raise ValueError(f"--tp {tp} --pp {pp}: both must be at least 1")
-    needed = tp * pp
-    if processes % needed:
-        raise ValueError(
-            f"--tp {tp} --pp {pp} needs {needed} processes or a multiple of it, not {processes}; "
-            f"run: torchrun --nproc-per-node {needed} {command}"
-        )
+def _partnerless(rank: int) -> None:
+    """Keep this process's number of groups equal to that of the ranks that have a partner in this round."""
+    dist.new_group([rank], use_local_synchronization=True)
 
 
-def start_processes(device_type: str, timeout_seconds: float) -> torch.device:
-    """Join the other processes (NCCL for CUDA, gloo for CPU) and return this rank's device."""
-    rank, local_rank, processes = launched_processes()
-    device = torch.device(device_type, local_rank) if device_type == "cuda" else torch.device("cpu")
-    if device_type == "cuda":
-        if local_rank >= torch.cuda.device_count():
-            raise ValueError(
-                f"process {local_rank} of this node has no GPU: there are {torch.cuda.device_count()}; "
-                f"use --nproc-per-node {torch.cuda.device_count()}"
-            )
-        torch.cuda.set_device(device)
-    if processes > 1:
-        dist.init_process_group(
-            "nccl" if device_type == "cuda" else "gloo",
-            rank=rank,
-            world_size=processes,
-            timeout=timedelta(seconds=timeout_seconds),
-            device_id=device if device_type == "cuda" else None,
-        )
-    return device
-
-
-def stop_processes() -> None:
-    """Leave the group, if there is one."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
+def _links(stages: tuple[int, ...], rank: int, timeout_seconds: float) -> dict[str, Group]:
+    """The directed links of this rank's pipeline, closed to a ring, and the group of its two ends."""
+    size, mine = len(stages), stages.index(rank)
+    groups: dict[str, Group] = {}
+    if size == 1:
+        return groups
+    # Rounds of disjoint links, by the stage they start from: even ones, odd ones, and what closes an odd ring.
+    closing = [size - 1] if size % 2 else []
+    for starts in (range(0, size - len(closing), 2), range(1, size, 2), closing):
+        start = next((s for s in starts if mine in (s, (s + 1) % size)), None)
+        for direction, at_start, at_end in (
+            ("forward", "to_next", "from_previous"),
+            ("backward", "from_next", "to_previous"),
+        ):
+            if start is None:
+                _partnerless(rank)
+                continue
+            members = (stages[start], stages[(start + 1) % size])
+            name = at_start if mine == start else at_end
+            groups[name] = _group(direction, members, rank, timeout_seconds)
+    if mine in (0, size - 1):
+        groups["ends"] = _group("ends", (stages[0], stages[-1]), rank, timeout_seconds)
+    else:
+        _partnerless(rank)
+    return groups

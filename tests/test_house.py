@@ -37,7 +37,7 @@ def test_imports_follow_the_plan(room):
 
 def test_only_comm_and_grid_speak_to_the_network():
     """train.py uses torchrun's error file, which is no communication."""
-    doors = (ROOT / "parallel" / "comm.py", ROOT / "parallel" / "grid.py")
+    doors = tuple(ROOT / "parallel" / f"{name}.py" for name in ("comm", "grid", "launch", "watch"))
     for path in {*FILES, ROOT / "train.py", ROOT / "eval.py"} - set(doors):
         text = path.read_text(encoding="utf-8").replace("torch.distributed.elastic.multiprocessing.errors", "")
         assert "torch.distributed" not in text or "not even torch.distributed" in text, path

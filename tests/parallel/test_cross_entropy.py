@@ -11,7 +11,8 @@ PROGRAM = """
 import torch
 import parallel.cross_entropy
 from parallel import comm
-from parallel.grid import Grid, start_processes, stop_processes
+from parallel.grid import Grid
+from parallel.launch import start_processes, stop_processes
 from parallel.parameter import ParameterBuffer, split_rows
 
 start_processes("cpu", 60)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from parallel.grid import check_process_count, launched_processes
-from parallel.pipeline import Instruction, Kind, training_schedule, validation_schedule
+from parallel.executor import Instruction, Kind, training_schedule, validation_schedule
+from parallel.launch import check_process_count, launched_processes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -62,7 +62,8 @@ def test_a_rank_does_not_wait_longer_than_the_timeout():
 import time
 import torch
 from parallel import comm
-from parallel.grid import Grid, start_processes
+from parallel.grid import Grid
+from parallel.launch import start_processes
 start_processes("cpu", 3)
 grid = Grid.create(tp=1, pp=1, timeout_seconds=3)
 if grid.world.rank == 0:
@@ -82,7 +83,8 @@ def test_collectives_of_two_processes():
     program = """
 import torch
 from parallel import comm
-from parallel.grid import Grid, start_processes, stop_processes
+from parallel.grid import Grid
+from parallel.launch import start_processes, stop_processes
 start_processes("cpu", 60)
 grid = Grid.create(tp=1, pp=1)
 rank = grid.world.rank
@@ -98,7 +100,7 @@ values = comm.gather_json({"rank": rank, "text": "µ" * rank}, grid.world, torch
 assert values == [{"rank": 0, "text": ""}, {"rank": 1, "text": "µ"}]
 model_parallel = Grid.create(tp=2, pp=1)
 assert model_parallel.tp.ranks == (0, 1) and model_parallel.dp.size == 1
-comm.barrier(grid.world)
+comm.barrier(grid.world, torch.device("cpu"))
 stop_processes()
 print(f"fine {rank}\\n", end="", flush=True)
 """
