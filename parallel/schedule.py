@@ -23,6 +23,7 @@ from collections.abc import Sequence
 
 from parallel import zero_bubble
 from parallel.instruction import COMPUTE, Costs, Instruction, Kind, virtual_stage
+from parallel.simulate import peak_bytes
 
 __all__ = ["COMPUTE", "SCHEDULES", "Costs", "Instruction", "Kind", "build", "validation", "virtual_stage"]
 
@@ -53,7 +54,7 @@ def build(
         orders = zero_bubble.orders(stages, micro_batches, chunks, costs, byte_limit)
     elif name in SCHEDULES:
         orders = classic(stages, micro_batches, chunks)
-        need = max(zero_bubble.peak_bytes(orders, costs))
+        need = max(peak_bytes(orders, costs))
         if byte_limit is not None and need > byte_limit:
             raise ValueError(
                 f"--schedule {name} holds {need:g} bytes, above the limit of {byte_limit:g}: use --schedule zb"

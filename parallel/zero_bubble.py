@@ -7,7 +7,6 @@ micro-batches would cost the last rank about 1.4 times 1F1B's memory.
 
 import heapq
 from collections import deque
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from parallel.instruction import COMPUTE, Costs, Instruction, Kind, virtual_stage
@@ -15,33 +14,6 @@ from parallel.instruction import COMPUTE, Costs, Instruction, Kind, virtual_stag
 TICKS = 1 << 20
 """Times are rounded to this share of the longest one: sums of whole numbers are exact, so passes of equal times end at
 the same moment whatever they were added to."""
-
-
-def peak_bytes(orders: Iterable[Sequence[Instruction]], costs: Costs) -> list[float]:
-    """The most bytes each rank holds at a time, a number a rank. It depends on the order alone, not on times.
-
-    A micro-batch holds `held_forward` from the start of its FORWARD to the end of its BACKWARD. Where its WEIGHT is put
-    off it holds the larger of both amounts during BACKWARD, then `held_backward` to the end of WEIGHT.
-    """
-    orders = list(orders)
-    peaks = []
-    for rank, order in enumerate(orders):
-        deferred = {(step.micro_batch, step.chunk) for step in order if step.kind is Kind.WEIGHT}
-        held = peak = 0.0
-        for step in order:
-            stage = virtual_stage(rank, step.chunk, len(orders))
-            first, second = costs.held_forward[stage], costs.held_backward[stage]
-            if step.kind is Kind.FORWARD:
-                held += first
-                peak = max(peak, held)
-            elif step.kind is Kind.BACKWARD:
-                put_off = (step.micro_batch, step.chunk) in deferred
-                peak = max(peak, held - first + max(first, second)) if put_off else peak
-                held += second - first if put_off else -first
-            elif step.kind is Kind.WEIGHT:
-                held -= second
-        peaks.append(peak)
-    return peaks
 
 
 def default_limit(stages: int, micro_batches: int, chunks: int, costs: Costs) -> float:
