@@ -23,7 +23,7 @@ from collections.abc import Sequence
 
 from parallel import zero_bubble
 from parallel.instruction import COMPUTE, Costs, Instruction, Kind, virtual_stage
-from parallel.simulate import peak_bytes
+from parallel.simulate import peak_bytes, simulate
 
 __all__ = ["COMPUTE", "SCHEDULES", "Costs", "Instruction", "Kind", "build", "validation", "virtual_stage"]
 
@@ -50,25 +50,27 @@ def build(
         raise ValueError(f"--schedule 1f1b takes one chunk, not {chunks}: use --chunks 1, or --schedule interleaved")
     if name == "interleaved" and chunks < 2:
         raise ValueError("--schedule interleaved needs two or more chunks: add --chunks 2, or use --schedule 1f1b")
-    if name == "zb":
-        orders = zero_bubble.orders(stages, micro_batches, chunks, costs, byte_limit)
-    elif name in SCHEDULES:
-        orders = classic(stages, micro_batches, chunks)
-        need = max(peak_bytes(orders, costs))
-        if byte_limit is not None and need > byte_limit:
-            raise ValueError(
-                f"--schedule {name} holds {need:g} bytes, above the limit of {byte_limit:g}: use --schedule zb"
-            )
-    else:
+    if name not in SCHEDULES:
         raise ValueError(f"--schedule {name}: expected one of {', '.join(SCHEDULES)}")
-    return _with_markers(_with_transfers(orders, stages, chunks))
+    plain = _lists(classic(stages, micro_batches, chunks), stages, chunks)
+    need = max(peak_bytes(plain, costs))
+    if name == "zb" and stages > 1:
+        limit = zero_bubble.default_limit(stages, micro_batches, chunks, costs) if byte_limit is None else byte_limit
+        lists = _lists(zero_bubble.orders(stages, micro_batches, chunks, costs, limit), stages, chunks)
+        # With WEIGHT at once, as under full recompute, and several chunks, there can be nothing to gain.
+        slower = need <= limit and simulate(plain, costs).total < (1 - 1e-9) * simulate(lists, costs).total
+        return plain if slower else lists
+    if byte_limit is not None and need > byte_limit:  # one stage waits for nothing: zb has no bubble to fill
+        remedy = "" if name == "zb" else ": use --schedule zb"
+        raise ValueError(f"--schedule {name} holds {need:g} bytes, above the limit of {byte_limit:g}{remedy}")
+    return plain
 
 
 def validation(stages: int, micro_batches: int, chunks: int) -> list[list[Instruction]]:
     """Forward passes only: a list of instructions for each rank; micro-batches stream through the stages."""
     _check_sizes(stages, micro_batches, chunks)
-    order = [Instruction(Kind.FORWARD, i, c) for i, c in _grouped(stages, micro_batches, chunks) if i < micro_batches]
-    return _with_markers(_with_transfers([order] * stages, stages, chunks))
+    order = [Instruction(Kind.FORWARD, i, c) for i, c in _grouped(stages, micro_batches, chunks) if i >= 0]
+    return _lists([order] * stages, stages, chunks)
 
 
 def _check_sizes(stages: int, micro_batches: int, chunks: int) -> None:
@@ -80,11 +82,11 @@ def _check_sizes(stages: int, micro_batches: int, chunks: int) -> None:
 def _grouped(stages: int, micro_batches: int, chunks: int) -> list[tuple[int, int]]:
     """`(micro_batch, chunk)` in forward order: groups of `stages` micro-batches go through chunk after chunk.
 
-    The last group is filled up with micro-batches that do not exist.
+    The first group is filled up with micro-batches that do not exist, numbered below 0.
     """
     return [
         (micro_batch, chunk)
-        for start in range(0, micro_batches, stages)
+        for start in range(micro_batches % -stages, micro_batches, stages)
         for chunk in range(chunks)
         for micro_batch in range(start, start + stages)
     ]
@@ -100,6 +102,9 @@ def classic(stages: int, micro_batches: int, chunks: int) -> list[list[Instructi
     grouped = _grouped(stages, micro_batches, chunks)
     forwards = [Instruction(Kind.FORWARD, i, c) for i, c in grouped]
     backwards = [Instruction(Kind.BACKWARD, i, chunks - 1 - c) for i, c in grouped]
+    if stages == 1:  # no rank waits for another: each micro-batch leaves before the next one comes
+        starts = range(0, len(grouped), chunks)
+        return [[step for i in starts for step in forwards[i : i + chunks] + backwards[i : i + chunks]]]
     orders = []
     for rank in range(stages):
         behind = stages - 1 - rank
@@ -108,66 +113,71 @@ def classic(stages: int, micro_batches: int, chunks: int) -> list[list[Instructi
         for forward, backward in zip(forwards[first:], backwards, strict=False):
             order += [forward, backward]
         order += backwards[len(forwards) - first :]
-        orders.append([step for step in order if step.micro_batch < micro_batches])
+        orders.append([step for step in order if step.micro_batch >= 0])
     return orders
 
 
-def _with_transfers(orders: Sequence[Sequence[Instruction]], stages: int, chunks: int) -> list[list[Instruction]]:
-    """Put sends and receives between the passes; the module's docstring says where and why."""
+def _lists(orders: Sequence[Sequence[Instruction]], stages: int, chunks: int) -> list[list[Instruction]]:
+    """Passes of all ranks with their transfers and markers."""
+    receives = _receives(orders, stages, chunks)
+    return [
+        _with_markers(_with_transfers(order, rank, receives[rank], stages, chunks)) for rank, order in enumerate(orders)
+    ]
+
+
+def _user(step: Instruction, rank: int, stages: int, chunks: int) -> tuple[int, Instruction] | None:
+    """The rank and pass that need a pass's tensor, if they are another rank's."""
+    forward = step.kind is Kind.FORWARD
+    needed = virtual_stage(rank, step.chunk, stages) + (1 if forward else -1)
+    if step.kind is Kind.WEIGHT or stages == 1 or not 0 <= needed < stages * chunks:
+        return None
+    return needed % stages, Instruction(step.kind, step.micro_batch, needed // stages)
+
+
+def _receives(orders: Sequence[Sequence[Instruction]], stages: int, chunks: int) -> list[list[list[Instruction]]]:
+    """For each rank and each of its passes, the RECEIVEs to be posted before it."""
     place = [{step: index for index, step in enumerate(order)} for order in orders]
-    before: list[list[list[Instruction]]] = [[[] for _ in range(len(order) + 1)] for order in orders]
-    channels: dict[tuple[Kind, int], list[tuple[Instruction, Instruction]]] = {}
-    for rank, order in enumerate(orders):
-        for step in order:
-            stage = virtual_stage(rank, step.chunk, stages)
-            needed = stage + 1 if step.kind is Kind.FORWARD else stage - 1
-            if step.kind is Kind.WEIGHT or stages == 1 or not 0 <= needed < stages * chunks:
-                continue
-            use = Instruction(step.kind, step.micro_batch, needed // stages)
-            channels.setdefault((step.kind, rank), []).append((step, use))
-    sends: list[dict[Instruction, Instruction]] = [{} for _ in orders]
-    for (kind, rank), transfers in channels.items():
-        forward = kind is Kind.FORWARD
-        peer = (rank + 1 if forward else rank - 1) % stages
-        send, receive = (
-            (Kind.SEND_FORWARD, Kind.RECEIVE_FORWARD) if forward else (Kind.SEND_BACKWARD, Kind.RECEIVE_BACKWARD)
-        )
-        latest = len(orders[peer])
-        posted = []
-        for made, use in reversed(transfers):
-            sends[rank][made] = Instruction(send, made.micro_batch, made.chunk, peer)
-            latest = min(latest, max(place[peer][use] - 1, 0))
-            posted.append((latest, Instruction(receive, use.micro_batch, use.chunk, rank)))
-        for index, instruction in reversed(posted):
-            before[peer][index].append(instruction)
-    lists = []
-    for rank, order in enumerate(orders):
-        instructions: list[Instruction] = []
-        for index, step in enumerate(order):
-            instructions += [*before[rank][index], step]
-            if step in sends[rank]:
-                instructions.append(sends[rank][step])
-        lists.append(instructions)
-    return lists
+    before: list[list[list[Instruction]]] = [[[] for _ in order] for order in orders]
+    for sender, order in enumerate(orders):
+        for kind, receive in ((Kind.FORWARD, Kind.RECEIVE_FORWARD), (Kind.BACKWARD, Kind.RECEIVE_BACKWARD)):
+            users = [_user(step, sender, stages, chunks) for step in order if step.kind is kind]
+            posts: list[tuple[int, int, Instruction]] = []
+            latest = len(order) * stages  # beyond the end of every list
+            for rank, use in reversed([user for user in users if user]):
+                latest = min(latest, max(place[rank][use] - 1, 0))
+                posts.append((rank, latest, Instruction(receive, use.micro_batch, use.chunk, sender)))
+            for rank, index, instruction in reversed(posts):
+                before[rank][index].append(instruction)
+    return before
 
 
-def _with_markers(lists: Sequence[Sequence[Instruction]]) -> list[list[Instruction]]:
-    """Say where a chunk's weights are first read and where its gradients are complete."""
-    marked = []
-    for instructions in lists:
-        last = {step.chunk: i for i, step in enumerate(instructions) if step.kind in (Kind.BACKWARD, Kind.WEIGHT)}
-        seen: set[int] = set()
-        complete: Instruction | None = None
-        result: list[Instruction] = []
-        for index, step in enumerate(instructions):
-            if complete and step.kind is not Kind.SEND_BACKWARD:
-                result.append(complete)
-                complete = None
-            if step.kind is Kind.FORWARD and step.chunk not in seen:
-                seen.add(step.chunk)
-                result.append(Instruction(Kind.WEIGHTS_NEEDED, chunk=step.chunk))
-            result.append(step)
-            if last.get(step.chunk) == index:
-                complete = Instruction(Kind.GRADIENTS_COMPLETE, chunk=step.chunk)
-        marked.append([*result, complete] if complete else result)
-    return marked
+def _with_transfers(
+    order: Sequence[Instruction], rank: int, receives: list[list[Instruction]], stages: int, chunks: int
+) -> list[Instruction]:
+    """One rank's passes with the RECEIVEs before them and the SENDs behind them."""
+    instructions: list[Instruction] = []
+    for step, posted in zip(order, receives, strict=True):
+        instructions += [*posted, step]
+        user = _user(step, rank, stages, chunks)
+        if user:
+            send = Kind.SEND_FORWARD if step.kind is Kind.FORWARD else Kind.SEND_BACKWARD
+            instructions.append(Instruction(send, step.micro_batch, step.chunk, user[0]))
+    return instructions
+
+
+def _with_markers(instructions: Sequence[Instruction]) -> list[Instruction]:
+    """Say where a chunk's weights are first read and, in training, where its gradients are complete."""
+    last = {step.chunk: i for i, step in enumerate(instructions) if step.kind in (Kind.BACKWARD, Kind.WEIGHT)}
+    first = {step.chunk: i for i, step in reversed(list(enumerate(instructions))) if step.kind is Kind.FORWARD}
+    result: list[Instruction] = []
+    complete: list[Instruction] = []
+    for index, step in enumerate(instructions):
+        if step.kind is not Kind.SEND_BACKWARD:  # the other rank waits for it: it goes first
+            result += complete
+            complete = []
+        if step.kind is Kind.FORWARD and first[step.chunk] == index:
+            result.append(Instruction(Kind.WEIGHTS_NEEDED, chunk=step.chunk))
+        result.append(step)
+        if last.get(step.chunk) == index:
+            complete = [Instruction(Kind.GRADIENTS_COMPLETE, chunk=step.chunk)]
+    return result + complete

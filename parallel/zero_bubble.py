@@ -39,29 +39,33 @@ def least_limit(stages: int, chunks: int, costs: Costs) -> float:
 
 @dataclass(frozen=True)
 class Policy:
-    """What a rank does first when it could do more than one thing. The schedule is the best of several policies."""
+    """What a simulated rank does first when it could do more than one thing."""
 
-    warm_up: float = 1.0
-    """FORWARD comes before BACKWARD while fewer than warm_up * 1F1B's micro-batches are in flight."""
-    extra: int | None = None
-    """No FORWARD while this many micro-batches more than 1F1B's are in flight; None leaves it to the bytes."""
-    backlog: float = 1.0
-    """WEIGHT comes before FORWARD while what waits for WEIGHT holds more than this share of the limit."""
+    warm_up: float
+    """FORWARD comes before BACKWARD while fewer than warm_up * (stages - rank) micro-batches are in flight."""
+    extra: int | None
+    """The most that may be in flight, above 1F1B's stages - rank; None leaves it to the bytes alone."""
     patience: float = 0.0
     """A rank would rather wait than start a WEIGHT if a tensor comes within this share of WEIGHT's time."""
     in_turn: bool = True
-    """Forwards keep the order of interleaved 1F1B; else a later one may run while its turn has not come."""
+    """Forwards keep the order of interleaved 1F1B; else another may run while the input of the next is not there."""
 
 
 POLICIES = (
-    Policy(),
-    Policy(extra=0),
-    Policy(patience=0.5),
-    Policy(in_turn=False),
-    Policy(extra=0, in_turn=False),
-    Policy(backlog=0.5),
-    Policy(warm_up=0.0),
+    Policy(warm_up=2.0, extra=1, in_turn=False),
+    Policy(warm_up=0.0, extra=1),
+    Policy(warm_up=1.0, extra=None),
+    Policy(warm_up=0.0, extra=0, patience=0.5),
+    Policy(warm_up=2.0, extra=None),
+    Policy(warm_up=2.0, extra=1, patience=0.5),
+    Policy(warm_up=2.0, extra=0),
 )
+"""Tried in this order; the shortest schedule is kept. Of 360 combinations of these four rules, tried on 74 pipelines
+(3 to 8 stages, 1 to 4 chunks, equal and unequal times, limits of 0.6 to 1.9), these came within 0.1 % of the best each
+time but few, and on average within 0.01 %. The first never comes to a stand; one that keeps turns can where bytes are
+short, because the forwards whose turn it is may leave no room for those that would free some."""
+WORK = 60_000
+"""Forward passes simulated before no further policy is tried, so that long schedules take seconds too."""
 
 
 class _Rank:
@@ -139,7 +143,7 @@ class _Simulation:
             held = (
                 rank.active + rank.put_off_bytes + self.costs.held_forward[virtual_stage(number, forward, self.stages)]
             )
-            if rank.put_off and (held > self.limit or rank.put_off_bytes > self.policy.backlog * self.limit):
+            if rank.put_off and held > self.limit:
                 return self._weight(number)
             return self._start(number, Instruction(Kind.FORWARD, rank.forwards[forward], forward))
         if rank.put_off and not self._expects(number):
@@ -149,13 +153,15 @@ class _Simulation:
     def _next_forward(self, number: int) -> int | None:
         """Chunk of the forward that may run: its input is there, and the micro-batches begun can still be ended."""
         rank = self.ranks[number]
+        full = False
         if self.policy.extra is not None:
             allowed = self.stages - number + self.policy.extra + (self.chunks - 1) * self.stages
-            if sum(rank.forwards) - sum(rank.backwards) >= allowed:
-                return None
+            full = sum(rank.forwards) - sum(rank.backwards) >= allowed
         left = [c for c in range(self.chunks) if rank.forwards[c] < self.micro_batches]
         left.sort(key=lambda c: (rank.forwards[c] // self.stages, c))
         for chunk in left[:1] if self.policy.in_turn else left:
+            if full and rank.forwards[chunk] > rank.backwards[0]:
+                continue  # the oldest micro-batch is let through, that it may end
             if rank.inputs[chunk] > rank.forwards[chunk] and self._can_end(number, chunk):
                 return chunk
         return None
@@ -168,15 +174,15 @@ class _Simulation:
         where one chunk's backwards have come to is the sum at its largest. Bytes put off are freed by WEIGHT.
         """
         rank = self.ranks[number]
-        sizes = [self.costs.held_forward[virtual_stage(number, c, self.stages)] for c in range(self.chunks)]
+        sizes = self.costs.held_forward[number :: self.stages]
+        if self.chunks == 1 or rank.active + sizes[chunk] + sum(sizes) <= self.limit:
+            return rank.active + sizes[chunk] <= self.limit
         forwards = [done + (c == chunk) for c, done in enumerate(rank.forwards)]
-        for oldest in sorted(set(rank.backwards)):
-            whole = sum(size for size, done in zip(sizes, rank.backwards, strict=True) if done <= oldest)
-            younger = sum(
-                size * max(0, begun - max(done, oldest + 1))
-                for size, begun, done in zip(sizes, forwards, rank.backwards, strict=True)
-            )
-            if whole + younger > self.limit:
+        for oldest in set(rank.backwards):
+            need = 0.0
+            for size, begun, done in zip(sizes, forwards, rank.backwards, strict=True):
+                need += size * ((done <= oldest) + max(0, begun - max(done, oldest + 1)))
+            if need > self.limit:
                 return False
         return True
 
@@ -237,19 +243,21 @@ class _Simulation:
         heapq.heappush(self.events, (end, number))
 
 
-def orders(
-    stages: int, micro_batches: int, chunks: int, costs: Costs, byte_limit: float | None = None
-) -> list[list[Instruction]]:
-    """Passes of the zero-bubble schedule, without transfers: a list for each rank, the shortest of all policies."""
+def orders(stages: int, micro_batches: int, chunks: int, costs: Costs, byte_limit: float) -> list[list[Instruction]]:
+    """Passes of the zero-bubble schedule, without transfers: a list for each rank, the shortest of all policies.
+
+    ValueError where `byte_limit` is below what any order needs.
+    """
     least = least_limit(stages, chunks, costs)
-    limit = default_limit(stages, micro_batches, chunks, costs) if byte_limit is None else byte_limit
-    if limit < least:
-        raise ValueError(f"--schedule zb: a limit of {limit:g} bytes is below the {least:g} that any order needs")
+    if byte_limit < least:
+        raise ValueError(f"--schedule zb: a limit of {byte_limit:g} bytes is below the {least:g} that any order needs")
     best: tuple[int, list[list[Instruction]]] | None = None
-    for policy in POLICIES:
-        simulation = _Simulation(stages, micro_batches, chunks, costs, limit, policy)
+    for number, policy in enumerate(POLICIES):
+        if number * stages * micro_batches * chunks >= WORK:
+            break
+        simulation = _Simulation(stages, micro_batches, chunks, costs, byte_limit, policy)
         time = simulation.run()
         if time is not None and (best is None or time < best[0]):
             best = time, [rank.order for rank in simulation.ranks]
-    assert best is not None, "a policy without turns never comes to a stand"
+    assert best is not None, "the first policy never comes to a stand"
     return best[1]
