@@ -6,21 +6,22 @@
 Every checkpoint in `OUT/checkpoints/` is a Hugging Face directory with a `training/` folder beside the weights.
 """
 
-import signal
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from data.sampler import Sampler, batch
 from data.settings import parse, run_command
+from model.block import check_split
 from model.config import LlamaConfig
+from model.costs import stage_costs
 from model.huggingface import load_weights, save_model
 from model.llama import Llama, MicroBatch, micro_batch
 from parallel.checkpoint import (
@@ -32,13 +33,17 @@ from parallel.checkpoint import (
     write_state,
 )
 from parallel.comm import all_reduce, barrier
-from parallel.executor import execute, training_schedule, validation_schedule
-from parallel.grid import Grid
+from parallel.executor import execute
+from parallel.grid import Grid, world_group
+from parallel.instruction import Instruction
 from parallel.launch import check_process_count, launched_processes, start_processes, stop_processes
 from parallel.optimizer import AdamWSettings, Optimizer, cosine_learning_rate
+from parallel.watch import PROCESS_GROUP_MARGIN, Watcher
+from parallel.schedule import build, validation
 from training.integrity import ShardVerification
 from training.log import RunLog, peak_flops
 from training.moment import Moment, Reading
+from training.process import check_out_is_shared, check_ranks_agree, stop_signals
 from training.run import begin_run, check_run_folder, describe
 from training.settings import Settings, check, check_batch
 from training.start import choose_dtype, choose_model, choose_tokenizer, data_folders, on_first_rank
@@ -90,8 +95,17 @@ class Trainer:
         checkpoints = checkpoint_folders(self.run)
         start = str(checkpoints[-1]) if checkpoints else settings.model
         config, weights = choose_model(start, settings.sequence_length, self.tokenizer)
+        self.schedule = self.training_schedule(config)
+        self.grid = grid = grid.with_kv_replicas(config.num_kv_heads)
         self.model = Llama(
-            config, dtype=self.dtype, device=device, grid=grid, gradients=True, recompute=settings.recompute
+            config,
+            dtype=self.dtype,
+            device=device,
+            grid=grid,
+            gradients=True,
+            recompute=settings.recompute,
+            chunks=settings.chunks,
+            pieces=settings.pieces,
         )
         self.position = Position()
         if weights is not None:
@@ -127,10 +141,26 @@ class Trainer:
             f"{s.model}: {config.parameters:,} parameters, {str(self.dtype).removeprefix('torch.')} "
             f"on {self.device.type}, "
             f"{self.grid.dp.size} x data parallel, {self.grid.tp.size} x tensor parallel, "
+            f"{self.grid.pp.size} x pipeline parallel, "
             f"{s.global_batch_size} x {s.sequence_length} tokens a step, "
             f"{s.steps} steps, {start}; sources {', '.join(self.sampler.names)}; run {self.run}; "
             f"MFU of {self.peak / 1e12:.2f} TFLOP/s a rank ({peak_source})"
         )
+
+    def training_schedule(self, config: LlamaConfig) -> list[Instruction]:
+        """This rank's instructions of every step. ValueError for a model that cannot be split so."""
+        check_split(config, self.grid.tp.size)
+        s, stages = self.settings, self.grid.pp.size
+        costs = stage_costs(
+            config,
+            stages,
+            s.chunks,
+            tokens=s.micro_batch_size * s.sequence_length,
+            sequence_length=s.sequence_length,
+            recompute=s.recompute,
+            itemsize=self.dtype.itemsize,
+        )
+        return build(s.schedule, stages, self.micro_batches, s.chunks, costs)[self.grid.pp.rank]
 
     # --- data ---
 
@@ -146,7 +176,12 @@ class Trainer:
     def to_device(self, samples: Sequence) -> MicroBatch:
         packed = batch(samples)
         return micro_batch(
-            packed.tokens, packed.targets, packed.cu_seqlens, self.model.config, self.device, self.grid.tp.size
+            packed.tokens,
+            packed.targets,
+            packed.cu_seqlens,
+            self.model.config,
+            self.device,
+            self.model.sequence.multiple,
         )
 
     # --- one step ---
@@ -154,10 +189,11 @@ class Trainer:
     def train_step(self, micro_batches: list[MicroBatch]) -> Pending:
         """Forward, backward and update; returns without waiting for the device."""
         step = self.position.step + 1
-        loss = execute(training_schedule(len(micro_batches)), [self.model], micro_batches)
+        self.model.buffer.begin_step(len(micro_batches))
+        loss = execute(self.schedule, self.model.chunks, micro_batches, self.grid)
         tokens = sum((b.targets >= 0).sum() for b in micro_batches)
         flags = torch.tensor([self.stop_requested, self.verification.error is not None], dtype=torch.float64)
-        totals = all_reduce(torch.stack([loss, tokens.double()]), self.grid.dp)
+        totals = self.sum_over_ranks(loss, tokens)
         flags = all_reduce(flags.to(self.device, non_blocking=True), self.grid.world)
         learning_rate = cosine_learning_rate(
             step,
@@ -174,6 +210,12 @@ class Trainer:
         self.position.next_sample += self.settings.global_batch_size
         self.position.tokens += self.settings.global_batch_size * self.settings.sequence_length
         return pending
+
+    def sum_over_ranks(self, loss: Tensor, tokens: Tensor) -> Tensor:
+        """(loss, predicted tokens) of all ranks' micro-batches, float64 `[2]`; the last stage alone knows the loss."""
+        return all_reduce(
+            all_reduce(torch.stack([loss, tokens * self.grid.is_last]).double(), self.grid.dp), self.grid.pp
+        )
 
     def finish_step(self, pending: Pending) -> bool:
         """Read a step's numbers, log them; True when any rank was asked to stop."""
@@ -212,18 +254,19 @@ class Trainer:
 
     def validate(self) -> None:
         """Mean loss a token over the first validation windows of each source, shared out over the ranks."""
-        losses = {}
+        losses, s = {}, self.settings
         for source in self.sampler.names:
-            windows = min(self.settings.validation_sequences, self.sampler.validation_count(source))
+            windows = min(s.validation_sequences, self.sampler.validation_count(source))
             mine = range(self.grid.dp.rank, windows, self.grid.dp.size)
             samples = [self.sampler.validation_sample(source, number) for number in mine]
-            size = self.settings.micro_batch_size
+            size = s.micro_batch_size
             batches = [self.to_device(samples[at : at + size]) for at in range(0, len(samples), size)]
-            totals = torch.zeros(2, dtype=torch.float64, device=self.device)
+            loss = tokens = torch.zeros((), dtype=torch.float64, device=self.device)
             if batches:
-                totals[0] = execute(validation_schedule(len(batches)), [self.model], batches)
-                totals[1] = sum((b.targets >= 0).sum() for b in batches)
-            loss, tokens = all_reduce(totals, self.grid.dp).tolist()
+                schedule = validation(self.grid.pp.size, len(batches), s.chunks)[self.grid.pp.rank]
+                loss = execute(schedule, self.model.chunks, batches, self.grid)
+                tokens = sum((b.targets >= 0).sum() for b in batches)
+            loss, tokens = self.sum_over_ranks(loss, tokens).tolist()
             if tokens:
                 losses[source] = loss / tokens
         if self.log is not None:
@@ -235,6 +278,7 @@ class Trainer:
     def save(self) -> None:
         """Write the checkpoint of the current step. ValueError on every rank if a weight is NaN or infinite."""
         folder = self.run / "checkpoints" / f"step-{self.position.step:08d}"
+        self.model.buffer.wait()
         # One weight at a time: a mask over the whole buffer would be gigabytes.
         damaged = sum((~torch.isfinite(weight.data)).sum() for weight in self.model.buffer.weights).double()
         if all_reduce(damaged, self.grid.world) > 0:
@@ -319,19 +363,11 @@ class Trainer:
         self.stop_requested = True
 
 
-@contextmanager
-def stop_signals(handler) -> Iterator[None]:
-    """SIGTERM and SIGINT (a queue's time limit, Ctrl-C) call `handler` inside the block."""
-    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)
-
-
 def main(arguments: Sequence[str]) -> int:
-    """Parse, start the processes, train. An error is also recorded for torchrun, whose summary repeats it."""
+    """Parse, start the processes, train. An error is also recorded for torchrun, whose summary repeats it.
+
+    With several processes an error inside the watched block does not come back: the watcher ends them all.
+    """
     handler = get_error_handler()
     handler.initialize()
     try:
@@ -340,12 +376,16 @@ def main(arguments: Sequence[str]) -> int:
         )
         check_process_count(launched_processes()[2], settings.tp, settings.pp, "train.py " + " ".join(arguments))
         check(settings)
-        device = start_processes("cuda" if torch.cuda.is_available() else "cpu", settings.timeout)
-        grid = Grid.create(settings.tp, settings.pp, settings.timeout)
-        trainer = Trainer(settings, grid, device)
-        with stop_signals(trainer.request_stop), trainer:
-            trainer.train()
-        barrier(grid.world, device)
+        patience = settings.timeout + PROCESS_GROUP_MARGIN
+        device = start_processes("cuda" if torch.cuda.is_available() else "cpu", patience)
+        world = world_group()
+        with Watcher(world, settings.timeout, settings.heartbeat_limit):
+            check_ranks_agree(settings, world, device)
+            check_out_is_shared(settings.out, world, device)
+            trainer = Trainer(settings, Grid.create(settings.tp, settings.pp, patience), device)
+            with stop_signals(trainer.request_stop), trainer:
+                trainer.train()
+            barrier(world, device)
     except Exception as error:
         handler.record_exception(error)
         raise

@@ -1,9 +1,9 @@
-"""RoPE and attention on the packed qkv as one gradient function."""
+"""RoPE and attention between a block's qkv and output projections."""
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from kernels.attention import attention_forward
 from kernels.attention_backward import attention_backward
@@ -18,35 +18,37 @@ def split_qkv(qkv: Tensor, heads: int, kv_heads: int) -> tuple[Tensor, Tensor, T
     return qkv.view(qkv.shape[0], heads + 2 * kv_heads, -1).split([heads, kv_heads, kv_heads], dim=1)
 
 
-class _RopeAttention(Function):
-    @staticmethod
-    def forward(ctx, qkv, cos, sin, documents, heads, kv_heads, window) -> Tensor:
-        # In place: qkv is a GEMM's fresh output that no one else has saved.
-        rope_forward(qkv, cos, sin, documents.positions, heads, kv_heads)
-        q, k, v = split_qkv(qkv, heads, kv_heads)
-        out, lse = attention_forward(q, k, v, documents, window=window)
-        ctx.save_for_backward(qkv, out, lse, cos, sin)
-        ctx.documents, ctx.heads, ctx.kv_heads, ctx.window = documents, heads, kv_heads, window
-        return out.view(out.shape[0], -1)
+@dataclass(frozen=True)
+class RopeAttention:
+    """`parallel.linear.Inner` of attention: rotate q and k at each token's position in its document, then attend
+    causally within the document.
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dout: Tensor) -> tuple[Tensor | None, ...]:
-        qkv, out, lse, cos, sin = ctx.saved_tensors
-        dqkv = torch.empty_like(qkv)
-        q, k, v = split_qkv(qkv, ctx.heads, ctx.kv_heads)
-        dq, dk, dv = split_qkv(dqkv, ctx.heads, ctx.kv_heads)
-        attention_backward(dout.view(out.shape), q, k, v, out, lse, ctx.documents, dq, dk, dv, window=ctx.window)
-        rope_backward(dqkv, cos, sin, ctx.documents.positions, ctx.heads, ctx.kv_heads)
-        return dqkv, None, None, None, None, None, None
-
-
-def rope_attention(
-    qkv: Tensor, cos: Tensor, sin: Tensor, documents: Documents, heads: int, kv_heads: int, window: int | None
-) -> Tensor:
-    """Rotate q and k at each token's position in its document, then attend causally within the document.
-
-    qkv `[tokens, (heads + 2 * kv_heads) * head_dim]`, overwritten with the rotated values and saved; returns
+    qkv `[tokens, (heads + 2 * kv_heads) * head_dim]`, overwritten with the rotated values and saved ->
     `[tokens, heads * head_dim]`. Saves qkv, the output and one number a token and head.
     """
-    return _RopeAttention.apply(qkv, cos, sin, documents, heads, kv_heads, window)
+
+    cos: Tensor
+    sin: Tensor
+    documents: Documents
+    heads: int
+    kv_heads: int
+    window: int | None
+
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        # In place: x is a GEMM's fresh output that no one else has saved.
+        rope_forward(x, self.cos, self.sin, self.documents.positions, self.heads, self.kv_heads)
+        q, k, v = split_qkv(x, self.heads, self.kv_heads)
+        out, lse = attention_forward(q, k, v, self.documents, window=self.window)
+        out = out.view(out.shape[0], -1)
+        return out, (x, out, lse)
+
+    def backward(self, dy: Tensor, saved: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        qkv, out, lse = saved
+        dqkv = torch.empty_like(qkv)
+        q, k, v = split_qkv(qkv, self.heads, self.kv_heads)
+        dq, dk, dv = split_qkv(dqkv, self.heads, self.kv_heads)
+        attention_backward(
+            dy.view(q.shape), q, k, v, out.view(q.shape), lse, self.documents, dq, dk, dv, window=self.window
+        )
+        rope_backward(dqkv, self.cos, self.sin, self.documents.positions, self.heads, self.kv_heads)
+        return dqkv, out

@@ -1,39 +1,30 @@
 """The Llama forward pass, the same code on one CPU and on many GPUs: a group of size 1 is the identity.
 
 Activations are `[tokens, features]`: packed documents, no batch axis, no padding. Weights live in one
-`ParameterBuffer`.
+`ParameterBuffer`. A pipeline rank holds one or more chunks of consecutive layers (`Chunk`); one process holds one chunk
+with all of them.
 """
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from kernels.documents import Documents
-from kernels.rope import rope_forward
-from parallel.comm import Group
 from parallel.cross_entropy import linear_cross_entropy
 from parallel.grid import Grid
-from parallel.linear import embedding, linear_add, norm, norm_linear, swiglu_linear_add
-from parallel.parameter import ParameterBuffer, Weight, replicated, split_columns, split_rows
+from parallel.instruction import virtual_stage
+from parallel.linear import embedding, norm
+from parallel.parameter import Gradients, ParameterBuffer, Weight, replicated, split_vocabulary
+from parallel.partition import partition
+from parallel.sequence import SequenceParallel
 
-from .attention import rope_attention, split_qkv
+from .block import Block, KeyValueCache, check_split
 from .config import LlamaConfig
 from .rope import rotary_tables
-
-
-class KeyValueCache(Protocol):
-    """What generation puts in the place of attention: it keeps keys and values and attends to all kept ones."""
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, documents: Documents, window: int | None) -> Tensor:
-        """q `[tokens, heads, head_dim]`, k and v `[tokens, kv_heads, head_dim]`, rotated -> `[tokens, heads,
-        head_dim]`.
-        """
 
 
 @dataclass
@@ -55,14 +46,15 @@ def micro_batch(
     cu_seqlens: Sequence[int] | np.ndarray,
     config: LlamaConfig,
     device: torch.device | str,
-    tp: int = 1,
+    multiple: int = 1,
 ) -> MicroBatch:
     """Move one micro-batch to the device; the work lists of its documents are built here, once.
 
-    Tokens are padded to a multiple of `tp` by one last document without targets; `cu_seqlens` by empty documents.
+    Tokens are padded to a multiple of `multiple` (that of `SequenceParallel`) by one last document without targets;
+    `cu_seqlens` by empty documents.
     """
     bounds = np.asarray(cu_seqlens, dtype=np.int32)
-    padding = -len(tokens) % tp
+    padding = -len(tokens) % multiple
     if padding:
         tokens = torch.cat([tokens, tokens.new_zeros(padding)])
         targets = torch.cat([targets, targets.new_full((padding,), -100)])
@@ -75,58 +67,71 @@ def micro_batch(
     return MicroBatch(tokens.to(device, non_blocking=True), targets.to(device, non_blocking=True), documents)
 
 
-class Block:
-    """One transformer layer: x + attention(norm(x)), then x + mlp(norm(x))."""
-
-    def __init__(self, config: LlamaConfig, layer: int, buffer: ParameterBuffer, tp: Group) -> None:
-        self.config, self.layer, self.tp = config, layer, tp
-        self.heads, self.kv_heads = config.num_heads // tp.size, config.num_kv_heads // tp.size
-        hidden, inner = config.hidden_size, config.intermediate_size
-        q_rows, kv_rows = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        prefix = f"model.layers.{layer}."
-        self.attention_norm = buffer.add(replicated(prefix + "input_layernorm.weight", hidden, tp))
-        self.qkv = buffer.add(
-            split_rows(prefix + "self_attn.q_proj.weight", q_rows, hidden, tp),
-            split_rows(prefix + "self_attn.k_proj.weight", kv_rows, hidden, tp),
-            split_rows(prefix + "self_attn.v_proj.weight", kv_rows, hidden, tp),
-        )
-        self.out = buffer.add(split_columns(prefix + "self_attn.o_proj.weight", hidden, q_rows, tp))
-        self.mlp_norm = buffer.add(replicated(prefix + "post_attention_layernorm.weight", hidden, tp))
-        self.gate_up = buffer.add(
-            split_rows(prefix + "mlp.gate_proj.weight", inner, hidden, tp),
-            split_rows(prefix + "mlp.up_proj.weight", inner, hidden, tp),
-        )
-        self.down = buffer.add(split_columns(prefix + "mlp.down_proj.weight", hidden, inner, tp))
-
-    def __call__(
-        self, x: Tensor, cos: Tensor, sin: Tensor, documents: Documents, cache: KeyValueCache | None = None
-    ) -> Tensor:
-        eps, window, tp = self.config.rms_norm_eps, self.config.sliding_window, self.tp
-        qkv = norm_linear(x, self.attention_norm, self.qkv, eps, tp)  # [tokens, (heads + 2 kv_heads) head_dim]
-        if cache is None:
-            attended = rope_attention(qkv, cos, sin, documents, self.heads, self.kv_heads, window)
-        else:
-            rope_forward(qkv, cos, sin, documents.positions, self.heads, self.kv_heads)
-            q, k, v = split_qkv(qkv, self.heads, self.kv_heads)
-            attended = cache.attend(self.layer, q, k, v, documents, window).flatten(1)
-        x = linear_add(attended, x, self.out, tp)
-        gate_up = norm_linear(x, self.mlp_norm, self.gate_up, eps, tp)  # [tokens, 2 intermediate]
-        return swiglu_linear_add(gate_up, x, self.down, tp)
+def recompute_of(recompute: str, layer_on_rank: int) -> str:
+    """What the rank's `layer_on_rank`-th layer recomputes: `full-N` is `full` in a rank's first N layers."""
+    if recompute.startswith("full-"):
+        return "full" if layer_on_rank < int(recompute.removeprefix("full-")) else "none"
+    return recompute
 
 
-def check_split(config: LlamaConfig, tp: int) -> None:
-    """ValueError when the layers cannot be split over `tp` ranks."""
-    counts = {"attention heads": config.num_heads, "key/value heads": config.num_kv_heads}
-    for name, count in (counts | {"MLP channels": config.intermediate_size}).items():
-        if count % tp:
-            raise ValueError(f"--tp {tp} does not divide the model's {count} {name}")
+class Chunk:
+    """Consecutive layers on one rank; the first of the model also holds the embedding, the last the norm and head."""
+
+    def __init__(self, model: "Llama", blocks: list[Block], is_first: bool, is_last: bool) -> None:
+        self.model, self.blocks, self.is_first, self.is_last = model, blocks, is_first, is_last
+
+    @property
+    def gradients(self) -> Gradients:
+        return self.model.buffer.gradients
+
+    def __call__(self, x: Tensor | None, batch: MicroBatch) -> Tensor:
+        """Activations `[tokens / tp, hidden]` of the chunk before, None in the first -> those of this chunk.
+
+        The last returns the sum of the cross-entropy over the batch's targets, in nats, a scalar in the accumulation
+        dtype.
+        """
+        model = self.model
+        if self.is_first:
+            x = embedding(batch.tokens, model.embedding, model.sequence)
+        for block in self.blocks:
+            x = block(x, model.cos, model.sin, batch.documents)
+        if not self.is_last:
+            return x
+        normed = norm(x, model.norm, model.config.rms_norm_eps)
+        return linear_cross_entropy(normed, model.head, batch.targets, model.sequence)
+
+    def empty_activations(self, batch: MicroBatch) -> Tensor:
+        """A tensor for what passes between chunks."""
+        model = self.model
+        shape = (len(batch.tokens) // model.grid.tp.size, model.config.hidden_size)
+        return torch.empty(shape, dtype=model.dtype, device=model.device)
+
+    def weights_needed(self) -> None:
+        """Wait for the weights of the last update, but for the blocks': each waits for its own when it is reached."""
+        model = self.model
+        for weight in ([model.embedding] if self.is_first else []) + ([model.norm, model.head] if self.is_last else []):
+            weight.bucket.wait()
+        if self.blocks:
+            self.blocks[0].attention.norm.bucket.wait()
+
+    def check_complete(self) -> None:
+        """Nothing is missing in the gradients of this chunk (the norms' bucket is of all chunks)."""
+        buckets = [block.bucket for block in self.blocks]
+        if self.is_first:
+            buckets.append(self.model.embedding.bucket)
+        if self.is_last and self.model.head is not self.model.embedding:
+            buckets.append(self.model.head.bucket)
+        for bucket in buckets:
+            assert bucket.missing == 0, f"{bucket.missing} additions to the gradients of {bucket.name} are missing"
 
 
 class Llama:
-    """A model of the Llama family.
+    """A model of the Llama family, or one rank's part of it.
 
-    `gradients` also allocates the main gradients. `recompute="full"` keeps only each block's input and runs the block
-    again in the backward pass. Weights start as zeros: call `initialise` or load them (`model.huggingface`).
+    `gradients` also allocates the main gradients. `recompute`: `none`, `mlp`, `attention`, `full` (`model.block`) or
+    `full-N`, what is not kept but computed again in the backward pass. `chunks`: parts of the model a pipeline rank
+    holds. `pieces`: those of `SequenceParallel`. Weights start as zeros: call `initialise` or load them
+    (`model.huggingface`).
     """
 
     def __init__(
@@ -138,41 +143,77 @@ class Llama:
         grid: Grid | None = None,
         gradients: bool = False,
         recompute: str = "none",
+        chunks: int = 1,
+        pieces: int = 1,
     ) -> None:
-        assert recompute in ("none", "full")
-        self.config, self.dtype, self.device, self.recompute = config, dtype, torch.device(device), recompute
+        self.config, self.dtype, self.device = config, dtype, torch.device(device)
         self.grid = grid or Grid.single()
+        self.sequence = SequenceParallel(self.grid.tp, pieces)
+        check_split(config, self.grid.tp.size)
         self.buffer = ParameterBuffer()
-        tp, shape = self.grid.tp, (config.vocab_size, config.hidden_size)
-        check_split(config, tp.size)
-        self.embedding = self.buffer.add(split_rows("model.embed_tokens.weight", *shape, tp))
-        self.blocks = [Block(config, layer, self.buffer, tp) for layer in range(config.num_layers)]
-        self.norm = self.buffer.add(replicated("model.norm.weight", config.hidden_size, tp))
-        self.head: Weight = self.embedding
-        if not config.tie_word_embeddings:
-            self.head = self.buffer.add(split_rows("lm_head.weight", *shape, tp))
+        self.embedding: Weight | None = None
+        self.norm: Weight | None = None
+        self.head: Weight | None = None
+        self.blocks: list[Block] = []
+        self.chunks = [self._chunk(chunk, chunks, recompute) for chunk in range(chunks)]
         self.buffer.allocate(dtype, device, gradients=gradients, multiple=self.grid.dp.size)
         self.cos, self.sin = rotary_tables(config, dtype, device)
 
+    def _chunk(self, chunk: int, chunks: int, recompute: str) -> Chunk:
+        """Declare the weights of one chunk."""
+        config, grid, buffer = self.config, self.grid, self.buffer
+        stage, stages = virtual_stage(grid.pp.rank, chunk, grid.pp.size), grid.pp.size * chunks
+        is_first, is_last = stage == 0, stage == stages - 1
+        if is_first:
+            self.embedding = buffer.add(self._vocabulary("model.embed_tokens.weight"), bucket="embedding")
+        first = len(self.blocks)
+        for layer in layers_of_stages(config, stages)[stage]:
+            again = recompute_of(recompute, len(self.blocks))
+            self.blocks.append(Block(config, layer, buffer, grid, self.sequence, again))
+        if is_last:
+            self.norm = buffer.add(replicated("model.norm.weight", config.hidden_size, grid.tp), bucket="norms")
+            self.head = self._head()
+        return Chunk(self, self.blocks[first:], is_first, is_last)
+
+    def _vocabulary(self, name: str):
+        """Record of the embedding or the head. A tied one that lies on both ends of a pipeline is summed over them."""
+        record = split_vocabulary(name, self.config.vocab_size, self.config.hidden_size, self.grid.tp)
+        if self.config.tie_word_embeddings and self.grid.pp.size > 1:
+            record = replace(record, sum_groups=("ends",), replicas=2)
+        return record
+
+    def _head(self) -> Weight:
+        if not self.config.tie_word_embeddings:
+            return self.buffer.add(self._vocabulary("lm_head.weight"), bucket="head")
+        if self.embedding is None:
+            return self.buffer.add(self._vocabulary("model.embed_tokens.weight"), bucket="head")
+        self.embedding.uses = 2
+        return self.embedding
+
     def hidden(self, tokens: Tensor, documents: Documents, cache: KeyValueCache | None = None) -> Tensor:
         """tokens int64 `[tokens]` -> the last block's output, before the final norm, `[tokens / tp, hidden]`."""
-        x = embedding(tokens, self.embedding, self.grid.tp)
+        assert self.grid.pp.size == 1
+        for chunk in self.chunks:
+            chunk.weights_needed()
+        x = embedding(tokens, self.embedding, self.sequence)
         for block in self.blocks:
-            if self.recompute == "full" and torch.is_grad_enabled():
-                x = checkpoint(block, x, self.cos, self.sin, documents, use_reentrant=False, preserve_rng_state=False)
-            else:
-                x = block(x, self.cos, self.sin, documents, cache)
+            x = block(x, self.cos, self.sin, documents, cache)
         return x
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Final norm and head: `[tokens, hidden]` -> `[tokens, vocab]`. A split vocabulary is not gathered."""
         assert self.grid.tp.size == 1
-        return norm(hidden, self.norm, self.config.rms_norm_eps) @ self.head.data.t()
+        head = self.head.data[: self.config.vocab_size]  # without its padding
+        return norm(hidden, self.norm, self.config.rms_norm_eps) @ head.t()
 
     def __call__(self, batch: MicroBatch) -> Tensor:
-        """Sum of the cross-entropy over the batch's targets, in nats, a scalar in the accumulation dtype."""
-        normed = norm(self.hidden(batch.tokens, batch.documents), self.norm, self.config.rms_norm_eps)
-        return linear_cross_entropy(normed, self.head, batch.targets, self.grid.tp)
+        """Sum of the cross-entropy over the batch's targets: all chunks of a model that is not split by layers."""
+        assert self.grid.pp.size == 1
+        x = None
+        for chunk in self.chunks:
+            chunk.weights_needed()
+            x = chunk(x, batch)
+        return x
 
     def initialise(self, seed: int) -> None:
         """Random weights: normal with standard deviation 0.02, projections back into the residual stream divided by
@@ -193,3 +234,15 @@ class Llama:
                 slice(o, o + n) for o, n in zip(parameter.record.offsets, parameter.record.shape, strict=True)
             )
             parameter.data.copy_(values[slices])
+
+
+def layers_of_stages(config: LlamaConfig, stages: int) -> list[range]:
+    """Layers of each virtual stage, so that the most loaded one has as little work as possible: the embedding is none,
+    the head as many layers as it has weights for theirs.
+
+    A function of the model's shape alone. ValueError for fewer layers than stages.
+    """
+    vocabulary = config.vocab_size * config.hidden_size
+    copies = 1 if config.tie_word_embeddings else 2
+    layer = (config.parameters - copies * vocabulary - config.hidden_size) / config.num_layers
+    return partition(config.num_layers, stages, 0.0, vocabulary / layer)

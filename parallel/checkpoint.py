@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from .comm import barrier
 from .grid import Grid
-from .optimizer import Optimizer
+from .optimizer import Optimizer, Shard
 from .parameter import Record, rectangles
 
 
@@ -63,10 +63,10 @@ def sync(path: Path) -> None:
 def save_optimizer(optimizer: Optimizer, folder: Path) -> None:
     """This rank's shard, cut into rectangles, as `optimizer-RANK.safetensors` (accumulation dtype)."""
     tensors = {}
-    for record, offsets, shape, local in _local_rectangles(optimizer):
+    for record, offsets, shape, shard, local in _local_rectangles(optimizer):
         if record.replicas > 1 and optimizer.grid.tp.rank:
             continue  # the first rank of tp writes for all
-        for state, values in optimizer.state().items():
+        for state, values in shard.state().items():
             tensors[_key(state, record.name, offsets)] = values[local].view(shape)
     file = folder / f"optimizer-{optimizer.grid.world.rank:05d}.safetensors"
     save_file(tensors, file)
@@ -80,9 +80,9 @@ def load_optimizer(optimizer: Optimizer, folder: Path) -> None:
     stored = _stored_rectangles(folder)
     handles = {}
     try:
-        for record, offsets, shape, local in _local_rectangles(optimizer):
+        for record, offsets, shape, shard, local in _local_rectangles(optimizer):
             name = record.name
-            for state, values in optimizer.state().items():
+            for state, values in shard.state().items():
                 target = values[local].view(shape)
                 covered = 0
                 for file, theirs, their_shape in stored.get((state, name), ()):
@@ -107,15 +107,16 @@ def _key(state: str, name: str, offsets: tuple[int, ...]) -> str:
     return f"{state}|{name}|{','.join(map(str, offsets))}"
 
 
-def _local_rectangles(optimizer: Optimizer) -> Iterator[tuple[Record, tuple[int, ...], tuple[int, ...], slice]]:
-    """(record, offsets, shape, where in the shard) of everything this rank's shard holds."""
-    for parameter in optimizer.buffer.parameters:
-        start, end = max(parameter.start, optimizer.start), min(parameter.end, optimizer.end)
-        if start >= end:
-            continue
-        for first, offsets, shape in rectangles(parameter.record, start - parameter.start, end - parameter.start):
-            at = parameter.start + first - optimizer.start
-            yield parameter.record, offsets, shape, slice(at, at + torch.Size(shape).numel())
+def _local_rectangles(optimizer: Optimizer) -> Iterator[tuple[Record, tuple[int, ...], tuple[int, ...], Shard, slice]]:
+    """(record, offsets, shape, shard, where in the shard) of everything this rank's shards hold."""
+    for shard in optimizer.shards:
+        for parameter in (parameter for weight in shard.bucket.weights for parameter in weight.parameters):
+            start, end = max(parameter.start, shard.start), min(parameter.end, shard.end)
+            if start >= end:
+                continue
+            for first, offsets, shape in rectangles(parameter.record, start - parameter.start, end - parameter.start):
+                at = parameter.start + first - shard.start
+                yield parameter.record, offsets, shape, shard, slice(at, at + torch.Size(shape).numel())
 
 
 def _stored_rectangles(folder: Path) -> dict[tuple[str, str], list[tuple[Path, tuple[int, ...], tuple[int, ...]]]]:

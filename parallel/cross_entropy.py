@@ -7,18 +7,20 @@ from torch.autograd.function import once_differentiable
 
 from kernels.linear_cross_entropy import chunk_rows, linear_cross_entropy_forward
 
-from .comm import Group, all_gather, reduce_scatter, start_all_gather
+from .comm import start_all_gather
 from .parameter import Weight
+from .sequence import SequenceParallel
 
 
 class _LinearCrossEntropy(Function):
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Weight, targets: Tensor, tp: Group, need_gradient: bool) -> Tensor:
-        hidden = all_gather(hidden, tp)  # [tokens, hidden]
+    def forward(
+        ctx, hidden: Tensor, weight: Weight, targets: Tensor, sequence: SequenceParallel, need_gradient: bool
+    ) -> Tensor:
+        tp = sequence.tp
+        hidden = sequence.start_gather(hidden).wait()  # [tokens, hidden]
         record = weight.parameters[0].record
-        vocab_size = record.global_shape[0]
-        # of the largest slice: every rank needs the same chunks
-        chunk = chunk_rows(len(hidden), -(-vocab_size // tp.size), hidden.dtype, buffers=min(tp.size, 2))
+        chunk = chunk_rows(len(hidden), len(weight.data), hidden.dtype, buffers=min(tp.size, 2))
         total, dhidden = linear_cross_entropy_forward(
             hidden,
             weight.data,
@@ -27,11 +29,12 @@ class _LinearCrossEntropy(Function):
             need_gradient=need_gradient,
             chunk=chunk,
             vocab_start=record.offsets[0],
-            vocab_size=vocab_size,
+            vocab_size=record.global_shape[0],
             gather=None if tp.size == 1 else lambda local: start_all_gather(local, tp),
         )
         if need_gradient:
-            ctx.save_for_backward(reduce_scatter(dhidden, tp))
+            weight.added()
+            ctx.save_for_backward(sequence.start_scatter(dhidden).wait())
         return total
 
     @staticmethod
@@ -42,7 +45,7 @@ class _LinearCrossEntropy(Function):
         return dhidden, None, None, None, None
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Weight, targets: Tensor, tp: Group) -> Tensor:
+def linear_cross_entropy(hidden: Tensor, weight: Weight, targets: Tensor, sequence: SequenceParallel) -> Tensor:
     """Sum over all tokens of the cross-entropy of hidden @ weight.T, in nats; the same number on every rank of tp.
 
     hidden `[tokens / tp, hidden]`, weight a slice of the vocabulary's rows, targets int64 `[tokens]`, -100 is ignored.
@@ -50,4 +53,4 @@ def linear_cross_entropy(hidden: Tensor, weight: Weight, targets: Tensor, tp: Gr
     scaling by the batch's token count belongs to the optimizer. One exchange of three numbers a token and rank.
     """
     need_gradient = torch.is_grad_enabled() and hidden.requires_grad
-    return _LinearCrossEntropy.apply(hidden, weight, targets, tp, need_gradient)
+    return _LinearCrossEntropy.apply(hidden, weight, targets, sequence, need_gradient)

@@ -1,54 +1,146 @@
-"""Layers with hand-written gradients: norm -> gather -> linear, SwiGLU -> linear -> scatter, linear -> scatter,
-embedding.
+"""Layers with hand-written gradients, split over tp: norm -> gather -> linear -> inner -> linear -> scatter -> add, the
+norm alone, and the embedding.
 
-Each is one autograd function over the activations only. Weight gradients never pass through autograd: the backward adds
-them to `weight.main_grad` in the accumulation dtype, so nothing is rounded to bf16 between micro-batches. What the
-backward needs of a norm or SwiGLU is its input; the output is computed again there, which is what keeps a Llama-2-7B
-layer at 22.75 bytes a token and hidden channel (bf16).
+`residual_layer` is one autograd function for a whole branch of the residual stream, attention or MLP: what differs is
+`inner`. Under tensor parallelism (arXiv 1909.08053) a rank holds a slice of each weight, and between the layers a share
+of the tokens (sequence.py). One function instead of three, because what the backward pass computes again and what it
+exchanges belong together: the weight gradient needs the gathered norm output anyway, so recomputing the first linear
+layer from it repeats no exchange.
 
-Under tensor parallelism (arXiv 1909.08053) a rank holds a slice of each weight, and between the linear layers a slice
-of the tokens (sequence parallelism, arXiv 2205.05198). On a group of one, gather and scatter are the identity.
+Weight gradients never pass through autograd: the backward adds them to `weight.main_grad` in the accumulation dtype, so
+nothing is rounded to bf16 between micro-batches. The norm's output and the inner function's output are computed again
+in the backward pass, which is what keeps a Llama-2-7B layer at 22.75 bytes a token and hidden channel (bf16).
 
 Shapes: activations `[tokens, features]`, weights `[out_features, in_features]` as Hugging Face stores them.
 """
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from kernels.common import add_product
 from kernels.rmsnorm import rmsnorm_apply, rmsnorm_backward, rmsnorm_forward
 from kernels.swiglu import swiglu_backward, swiglu_forward
 
-from .comm import Group, all_gather, reduce_scatter
 from .parameter import Weight
+from .sequence import Exchange, SequenceParallel
 
 
-class _NormLinear(Function):
+class Inner(Protocol):
+    """What lies between a branch's two linear layers; acts on this rank's features of all tokens."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The first linear layer's output, which may be overwritten -> (the second one's input, what to save)."""
+
+    def backward(self, dy: Tensor, saved: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Gradient of the forward's output -> (gradient of its input, the forward's output again)."""
+
+
+class Swiglu:
+    """`Inner` of the MLP: `[tokens, 2 * intermediate]` -> `[tokens, intermediate]`. Saves its input."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return swiglu_forward(x), (x,)
+
+    def backward(self, dy: Tensor, saved: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        product = torch.empty_like(dy)
+        return swiglu_backward(dy, saved[0], product=product), product
+
+
+@dataclass(frozen=True)
+class Branch:
+    """The weights and settings of one branch of the residual stream."""
+
+    norm: Weight
+    first: Weight
+    second: Weight
+    eps: float
+    sequence: SequenceParallel
+    recompute: bool = False
+    """Keep only the branch's input, and compute all else again in the backward pass."""
+
+
+class _ResidualLayer(Function):
     @staticmethod
-    def forward(ctx, x: Tensor, norm: Weight, weight: Weight, eps: float, tp: Group) -> Tensor:
-        normed, rstd = rmsnorm_forward(x, norm.data, eps)
-        ctx.save_for_backward(x, rstd)
-        ctx.norm, ctx.weight, ctx.tp = norm, weight, tp
-        return all_gather(normed, tp) @ weight.data.t()
+    def forward(ctx, x: Tensor, branch: Branch, inner: Inner) -> Tensor:
+        normed, rstd = rmsnorm_forward(x, branch.norm.data, branch.eps)
+        y, saved = inner.forward(branch.sequence.gather_linear(normed, branch.first.data))
+        ctx.branch, ctx.inner = branch, inner
+        if branch.recompute:
+            ctx.save_for_backward(x)
+        else:
+            ctx.save_for_backward(x, rstd, *saved)
+        return branch.sequence.linear_scatter_add(y, branch.second.data, x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, rstd = ctx.saved_tensors
-        dnormed = reduce_scatter(dy @ ctx.weight.data, ctx.tp)
-        add_product(ctx.weight.main_grad, dy, all_gather(rmsnorm_apply(x, ctx.norm.data, rstd), ctx.tp))
-        dx = rmsnorm_backward(dnormed, x, ctx.norm.data, rstd, weight_grad=ctx.norm.main_grad)
-        return dx, None, None, None, None
+        x, *saved = ctx.saved_tensors
+        return _residual_layer_backward(dy.contiguous(), x, saved, ctx.branch, ctx.inner), None, None
 
 
-def norm_linear(x: Tensor, norm: Weight, weight: Weight, eps: float, tp: Group) -> Tensor:
-    """RMSNorm(x) of all ranks' tokens @ weight.T: `[tokens / tp, hidden]` -> `[tokens, out / tp]`.
+def residual_layer(x: Tensor, branch: Branch, inner: Inner) -> Tensor:
+    """x + inner(RMSNorm(x) @ first.T) @ second.T, of all ranks' tokens: `[tokens / tp, hidden]` -> the same.
 
-    Saves x and one number a token. The norm's gradient is of this rank's tokens: the optimizer sums it over tp.
+    Saves x, one number a token and what `inner` saves; x alone with `recompute`. FLOPs: 2 * tokens * weights / tp in
+    the forward pass, twice that in the backward pass, plus inner's; with `recompute` the first linear layer and inner
+    once more. Exchanges over tp, in bytes of the gathered tensor: forward a gather and a scatter; backward two gathers
+    and a scatter, and when the weight gradients are put off two gathers more. Deterministic.
     """
-    return _NormLinear.apply(x, norm, weight, eps, tp)
+    return _ResidualLayer.apply(x, branch, inner)
+
+
+def _residual_layer_backward(dy: Tensor, x: Tensor, saved: list[Tensor], branch: Branch, inner: Inner) -> Tensor:
+    """The gradient of x. Every exchange runs beside work that does not need it:
+
+    gather of dy: the weight gradient that the layer behind left; gather of the normed input: the second linear layer's
+    input gradient; scatter of the input's gradient: the second layer's weight gradient.
+    """
+    sequence, gradients = branch.sequence, branch.first.gradients
+    rstd = None if branch.recompute else saved.pop(0)
+    gathering_dy = sequence.start_gather(dy)
+    if rstd is None:
+        normed, rstd = rmsnorm_forward(x, branch.norm.data, branch.eps)
+    else:
+        normed = rmsnorm_apply(x, branch.norm.data, rstd)
+    # Put-off weight gradients gather their operands themselves: held whole, these would cost tp times the memory.
+    gathering_normed = sequence.start_gather(normed) if branch.recompute or not gradients.hold else None
+    if not gradients.hold:
+        gradients.run_pending()
+    dy_whole = gathering_dy.wait()
+    dproduct = dy_whole @ branch.second.data
+    if branch.recompute:
+        _, saved = inner.forward(gathering_normed.wait() @ branch.first.data.t())
+    dhidden, product = inner.backward(dproduct, tuple(saved))
+    scattering = sequence.start_scatter(dhidden @ branch.first.data)
+    if not gradients.hold:
+        branch.second.add_gradient(dy_whole, product)
+    dx = rmsnorm_backward(scattering.wait(), x, branch.norm.data, rstd, weight_grad=branch.norm.main_grad, dsummed=dy)
+    branch.norm.added()
+    if gradients.hold:
+        gradients.pending.append(partial(_weight_gradients, branch, dy, product, normed, dhidden))
+    elif sequence.tp.size == 1:
+        branch.first.add_gradient(dhidden, gathering_normed.wait())
+    else:
+        gradients.pending.append(partial(_first_gradient, branch, dhidden, gathering_normed))
+    return dx
+
+
+def _first_gradient(branch: Branch, dhidden: Tensor, gathering_normed: Exchange) -> None:
+    branch.first.add_gradient(dhidden, gathering_normed.wait())
+
+
+def _weight_gradients(branch: Branch, dy: Tensor, product: Tensor, normed: Tensor, dhidden: Tensor) -> None:
+    """Both linear layers' weight gradients, put off. Holds, in bytes a token and hidden channel of a 7B MLP 2 + 5.375 +
+    2 + 10.75 and of its attention 2 + 2 + 2 + 6: 32.1, all divided by tp.
+    """
+    gathering_dy, gathering_normed = branch.sequence.start_gather(dy), branch.sequence.start_gather(normed)
+    branch.second.add_gradient(gathering_dy.wait(), product)
+    branch.first.add_gradient(dhidden, gathering_normed.wait())
 
 
 class _Norm(Function):
@@ -63,99 +155,48 @@ class _Norm(Function):
     @once_differentiable
     def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, rstd = ctx.saved_tensors
-        return rmsnorm_backward(dy, x, ctx.norm.data, rstd, weight_grad=ctx.norm.main_grad), None, None
+        dx = rmsnorm_backward(dy, x, ctx.norm.data, rstd, weight_grad=ctx.norm.main_grad)
+        ctx.norm.added()
+        return dx, None, None
 
 
 def norm(x: Tensor, weight: Weight, eps: float) -> Tensor:
-    """RMSNorm(x) alone, as before the head: `[tokens, hidden]`."""
+    """RMSNorm(x) alone, as before the head: `[tokens, hidden]`.
+
+    The gradient of the gain is of this rank's tokens: the optimizer sums it over tp.
+    """
     return _Norm.apply(x, weight, eps)
-
-
-def _residual_plus_product(residual: Tensor, x: Tensor, weight: Weight, tp: Group) -> Tensor:
-    """residual + sum over tp of x @ weight.T; inside the GEMM where there is nothing to sum."""
-    if tp.size == 1:
-        return torch.addmm(residual, x, weight.data.t())
-    return reduce_scatter(x @ weight.data.t(), tp).add_(residual)
-
-
-class _LinearAdd(Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, residual: Tensor, weight: Weight, tp: Group) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.weight, ctx.tp = weight, tp
-        return _residual_plus_product(residual, x, weight, tp)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
-        (x,) = ctx.saved_tensors
-        whole = all_gather(dy, ctx.tp)
-        dx = whole @ ctx.weight.data
-        add_product(ctx.weight.main_grad, whole, x)
-        return dx, dy, None, None
-
-
-def linear_add(x: Tensor, residual: Tensor, weight: Weight, tp: Group) -> Tensor:
-    """residual + x @ weight.T, summed over tp: `[tokens, in / tp]`, `[tokens / tp, out]` -> `[tokens / tp, out]`.
-
-    Saves x.
-    """
-    return _LinearAdd.apply(x, residual, weight, tp)
-
-
-class _SwigluLinearAdd(Function):
-    @staticmethod
-    def forward(ctx, gate_up: Tensor, residual: Tensor, weight: Weight, tp: Group) -> Tensor:
-        ctx.save_for_backward(gate_up)
-        ctx.weight, ctx.tp = weight, tp
-        return _residual_plus_product(residual, swiglu_forward(gate_up), weight, tp)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
-        (gate_up,) = ctx.saved_tensors
-        whole = all_gather(dy, ctx.tp)
-        dproduct = whole @ ctx.weight.data
-        product = torch.empty_like(dproduct)
-        dgate_up = swiglu_backward(dproduct, gate_up, product=product)
-        add_product(ctx.weight.main_grad, whole, product)
-        return dgate_up, dy, None, None
-
-
-def swiglu_linear_add(gate_up: Tensor, residual: Tensor, weight: Weight, tp: Group) -> Tensor:
-    """residual + SwiGLU(gate_up) @ weight.T, summed over tp: `[tokens, 2 * intermediate / tp]` -> `[tokens / tp,
-    hidden]`.
-
-    Saves gate_up.
-    """
-    return _SwigluLinearAdd.apply(gate_up, residual, weight, tp)
 
 
 class _Embedding(Function):
     @staticmethod
-    def forward(ctx, tokens: Tensor, data: Tensor, weight: Weight, tp: Group) -> Tensor:
+    def forward(ctx, tokens: Tensor, data: Tensor, weight: Weight, sequence: SequenceParallel) -> Tensor:
         row = tokens - weight.parameters[0].record.offsets[0]
         here = (row >= 0) & (row < data.shape[0])
         row = row.clamp(0, data.shape[0] - 1)
         ctx.save_for_backward(row, here)
-        ctx.weight, ctx.tp = weight, tp
-        return reduce_scatter(data[row].masked_fill_(~here[:, None], 0.0), tp)
+        ctx.weight, ctx.sequence = weight, sequence
+        return sequence.start_scatter(data[row].masked_fill_(~here[:, None], 0.0)).wait()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
         row, here = ctx.saved_tensors
         main = ctx.weight.main_grad
-        dy = all_gather(dy, ctx.tp).to(main.dtype).masked_fill(~here[:, None], 0.0)
+        gathering = ctx.sequence.start_gather(dy.contiguous())
+        if not ctx.weight.gradients.hold:
+            ctx.weight.gradients.run_pending()
+        dy = gathering.wait().to(main.dtype).masked_fill(~here[:, None], 0.0)
         if main.is_cuda:
             # Sorts by row before adding, so the sum's order is fixed; index_add_ uses atomics there.
             main.index_put_((row,), dy, accumulate=True)
         else:
             main.index_add_(0, row, dy)  # sequential on a CPU
+        ctx.weight.added()
         return None, None, None, None
 
 
-def embedding(tokens: Tensor, weight: Weight, tp: Group) -> Tensor:
+def embedding(tokens: Tensor, weight: Weight, sequence: SequenceParallel) -> Tensor:
     """Rows of the embedding, split by vocabulary: int64 `[tokens]` -> `[tokens / tp, hidden]`. Deterministic gradient.
 
     Tokens carry no gradient, so the graph starts at the weight: its `data` is passed as a leaf that requires one, and
@@ -164,4 +205,4 @@ def embedding(tokens: Tensor, weight: Weight, tp: Group) -> Tensor:
     data = weight.data
     if weight.main_grad is not None and torch.is_grad_enabled():
         data = data.detach().requires_grad_()
-    return _Embedding.apply(tokens, data, weight, tp)
+    return _Embedding.apply(tokens, data, weight, sequence)

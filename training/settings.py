@@ -1,6 +1,7 @@
 """Settings of a training run: the one source of the command line, its help and the run's `config.json`."""
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,12 +29,25 @@ class Settings:
     queues.
     """
     tp: int = 1
-    """Ranks that split each layer. This version has data parallelism only: 1."""
+    """Ranks that split each layer, and between layers the tokens. Best within one node's fast links."""
     pp: int = 1
-    """Ranks that split the layers among them. This version has data parallelism only: 1."""
-    recompute: Literal["none", "full"] = "none"
-    """Activations to compute again in the backward pass instead of keeping them: none, or whole layers (a third more
-    work).
+    """Ranks that split the layers among them (pipeline stages). Data-parallel ranks are what tp and pp leave."""
+    chunks: int = 1
+    """Parts of the model on each pipeline rank. More make a smaller bubble and more transfers; interleaved takes 2 or
+    more.
+    """
+    schedule: Literal["1f1b", "interleaved", "zb"] = "1f1b"
+    """Order of forward and backward passes in the pipeline. zb puts weight gradients off into the bubble, at most one
+    micro-batch's memory above 1f1b's. `python -m parallel.pipeline` draws them.
+    """
+    pieces: int = 2
+    """Pieces the tokens of a micro-batch are cut into under tp, so that the forward exchange of one runs beside the
+    product of another (1: exchange and product in turn; 2 to 4).
+    """
+    recompute: str = "none"
+    """Activations to compute again in the backward pass instead of keeping them: none, mlp (gate and up; 47 % less
+    memory at 7B), attention (qkv and attention; 35 % less), full (both; 82 % less), or full-N: full in the first N
+    layers of every rank.
     """
     global_batch_size: int = 16
     """Sequences a step, over all ranks."""
@@ -69,12 +83,17 @@ class Settings:
     """Validation sequences of each source, at most."""
     checkpoint_every: int = 500
     """Steps between checkpoints (one is also written at the end; 0: only then)."""
+    keep_last: int = 0
+    """Checkpoints to keep; older ones are deleted once a newer one is whole (0: all)."""
+    keep_every: int = 0
+    """Steps between checkpoints that are kept for good whatever `--keep-last` says (0: none)."""
     timeout: float = 600.0
     """Seconds a rank waits for the others in one operation before it gives up."""
 
 
 MAY_CHANGE = frozenset(
-    {"data", "tokenizer", "out", "tp", "stop_step", "micro_batch_size", "recompute", "timeout"}
+    {"data", "tokenizer", "out", "tp", "pp", "chunks", "schedule", "pieces", "stop_step", "micro_batch_size"}
+    | {"recompute", "timeout", "keep_last", "keep_every"}
     | {"validation_every", "validation_sequences", "checkpoint_every"}
 )
 """Settings that an interrupted run may be continued with another value of: they do not change what is learned. (Data
@@ -88,6 +107,10 @@ LIMITS: dict[str, tuple[float, float]] = {
     "validation_every": (0, math.inf),
     "validation_sequences": (0, math.inf),
     "checkpoint_every": (0, math.inf),
+    "keep_last": (0, math.inf),
+    "keep_every": (0, math.inf),
+    "chunks": (1, math.inf),
+    "pieces": (1, 4),
     "steps": (1, math.inf),
     "global_batch_size": (1, math.inf),
     "micro_batch_size": (1, math.inf),
@@ -112,8 +135,12 @@ def check(settings: Settings) -> None:
         if not low <= value <= high:
             bound = f"at least {low}" if value < low else f"at most {high}"
             raise ValueError(f"--{name.replace('_', '-')} {value}: must be {bound}")
-    if settings.pp != 1:
-        raise ValueError(f"--pp {settings.pp}: this version has no pipeline parallelism; leave it at 1")
+    if not re.fullmatch(r"none|mlp|attention|full(-[1-9][0-9]*)?", settings.recompute):
+        raise ValueError(f"--recompute {settings.recompute}: must be none, mlp, attention, full or full-N (as full-4)")
+    if settings.schedule == "1f1b" and settings.chunks > 1:
+        raise ValueError(f"--chunks {settings.chunks}: --schedule 1f1b has one; use --schedule interleaved or zb")
+    if settings.schedule == "interleaved" and settings.chunks < 2:
+        raise ValueError("--schedule interleaved needs --chunks 2 or more")
 
 
 def check_batch(settings: Settings, dp: int) -> int:

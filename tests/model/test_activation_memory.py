@@ -123,9 +123,57 @@ def test_backward_frees_all_it_kept():
     assert storages.alive(x, y, x.grad) == 0
 
 
-def test_full_recompute_keeps_the_inputs_of_blocks_alone():
-    model, batch = make("70B", layers=3, gradients=True, recompute="full")
+KEPT = {
+    "none": range(8),
+    "mlp": range(6),  # all but its rstd and gate and up: 10.75 bytes a token and channel fewer at 7B
+    "attention": (0, 5, 6, 7),  # all but its rstd, qkv, output and lse: 8 bytes fewer at 7B
+    "full": (0, 5),  # the two residuals: 4 bytes are left
+}
+"""Rows of `expected` that each kind of recompute keeps."""
+
+
+def kept_bytes(recompute, config):
+    return sum(expected(config)[row][1] for row in KEPT[recompute])
+
+
+@pytest.mark.parametrize("recompute", KEPT)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_recompute_keeps_these_bytes(shape, recompute):
+    """Measured by the storages that stay alive, in a model of two layers (their shapes are those of test 7B and 70B)."""
+    model, batch = make(shape, layers=2 if shape == "70B" else 1, gradients=shape == "70B", recompute=recompute)
+    layers, hidden = model.config.num_layers, model.config.hidden_size
+    with NewStorages(model) as storages:
+        x = torch.zeros(TOKENS, hidden, dtype=model.dtype, requires_grad=True)
+        y = x
+        for block in model.blocks:
+            y = block(y, model.cos, model.sin, batch.documents)
+    assert storages.alive(y) == layers * kept_bytes(recompute, model.config)
+    saved = (expected(model.config)[i][1] for i in range(8) if i not in KEPT[recompute])
+    fewer = sum(saved) / TOKENS / hidden
+    ratio = model.config.intermediate_size / hidden, model.config.num_kv_heads / model.config.num_heads
+    tensors = {"none": 0, "mlp": 4 * ratio[0], "attention": 2 + 2 * (1 + 2 * ratio[1])}
+    tensors["full"] = tensors["mlp"] + tensors["attention"]
+    assert tensors[recompute] <= fewer <= tensors[recompute] + 0.05  # and a few numbers a token
+    if shape == "7B":
+        assert (tensors["mlp"], tensors["attention"]) == (10.75, 8)
+
+
+def test_recompute_of_the_first_layers_alone():
+    model, batch = make("70B", layers=3, gradients=True, recompute="full-2")
     with NewStorages(model) as storages:
         y = model.hidden(batch.tokens, batch.documents)
     of_embedding = TOKENS * (8 + 1)  # row int64, whether it is of this rank bool
-    assert storages.alive(y) == 3 * 2 * TOKENS * model.config.hidden_size + of_embedding
+    assert storages.alive(y) == 2 * kept_bytes("full", model.config) + kept_bytes("none", model.config) + of_embedding
+
+
+@pytest.mark.parametrize("recompute", KEPT)
+def test_recompute_gives_the_same_gradients(recompute):
+    """To the bit: the same operations on the same numbers."""
+    gradients = []
+    for setting in ("none", recompute):
+        model, batch = make("70B", layers=2, gradients=True, recompute=setting)
+        model.initialise(0)
+        model(batch).backward()
+        gradients.append(model.buffer.main_grad)
+    assert gradients[0].count_nonzero() > 0
+    assert torch.equal(*gradients)

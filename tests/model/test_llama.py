@@ -222,19 +222,24 @@ def test_bf16_gradients_on_a_gpu(tmp_path, recompute):
 
 
 def test_what_tensor_parallelism_cannot_split_is_named():
-    config = LlamaConfig(64, 48, 80, 2, 6, 2, 8, 32)
-    check_split(config, 2)
-    with pytest.raises(ValueError, match="--tp 3 does not divide the model's 2 key/value heads"):
-        check_split(config, 3)
-    with pytest.raises(ValueError, match="--tp 4 does not divide the model's 6 attention heads"):
-        check_split(config, 4)
+    config = LlamaConfig(64, 48, 96, 2, 6, 2, 8, 32)
+    for tp in (1, 2, 6):  # 6: each key/value head on three ranks
+        check_split(config, tp)
+    for tp, message in (
+        (4, "--tp 4 does not divide the model's 6 attention heads"),
+        (3, "--tp 3 neither divides the model's 2 key/value heads nor is a multiple of them"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_split(config, tp)
+    with pytest.raises(ValueError, match="--tp 6 does not divide the model's 80 MLP channels"):
+        check_split(LlamaConfig(64, 48, 80, 2, 6, 2, 8, 32), 6)
 
 
 def test_micro_batches_have_few_shapes():
     """cu_seqlens is padded by empty documents, tokens to a multiple of tp by one document without targets."""
     config = LlamaConfig(64, 48, 80, 2, 6, 2, 8, 32)
     tokens = torch.arange(10)
-    batch = micro_batch(tokens, tokens, [0, 4, 10], config, "cpu", tp=4)
+    batch = micro_batch(tokens, tokens, [0, 4, 10], config, "cpu", multiple=4)
     assert batch.tokens.tolist() == [*range(10), 0, 0]
     assert batch.targets.tolist() == [*range(10), -100, -100]
     assert batch.documents.cu_seqlens.tolist() == [0, 4, 10] + [12] * 62

@@ -26,9 +26,9 @@ def grid_of(size, rank):
 def buffer_of(dtype, multiple=1):
     buffer = ParameterBuffer()
     records = {name: Record(name, shape, (0,) * len(shape), shape, len(shape) > 1) for name, shape in SHAPES.items()}
-    buffer.add(records["embedding"])
-    buffer.add(records["gain"])
-    buffer.add(records["q"], records["k"], records["v"])
+    buffer.add(records["embedding"], bucket="embedding")
+    buffer.add(records["gain"], bucket="norms")
+    buffer.add(records["q"], records["k"], records["v"], bucket="block 0")
     buffer.allocate(dtype, "cpu", gradients=True, multiple=multiple)
     generator = torch.Generator().manual_seed(3)
     for parameter in buffer.parameters:
