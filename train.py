@@ -38,8 +38,8 @@ from parallel.grid import Grid, world_group
 from parallel.instruction import Instruction
 from parallel.launch import check_process_count, launched_processes, start_processes, stop_processes
 from parallel.optimizer import AdamWSettings, Optimizer, cosine_learning_rate
-from parallel.watch import PROCESS_GROUP_MARGIN, Watcher
 from parallel.schedule import build, validation
+from parallel.watch import PROCESS_GROUP_MARGIN, Watcher
 from training.integrity import ShardVerification
 from training.log import RunLog, peak_flops
 from training.moment import Moment, Reading

@@ -8,7 +8,9 @@ stream, and `wait` makes the current stream wait, not the host.
 """
 
 import json
+import time
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +44,10 @@ class Group:
         return len(self.ranks)
 
 
+class CommunicationError(RuntimeError):
+    """An operation that failed: most often because another rank is gone."""
+
+
 @dataclass(frozen=True)
 class Operation:
     """An operation under way, for the report of a hang."""
@@ -51,23 +57,28 @@ class Operation:
     tensor: Tensor
     number: int
     work: Any
+    started: float
+    """When it was issued, in seconds of `time.monotonic`."""
 
     def __str__(self) -> str:
         shape = "x".join(map(str, self.tensor.shape)) or "scalar"
         dtype = str(self.tensor.dtype).removeprefix("torch.")
-        return f"{self.name} of {shape} {dtype} in group {self.group.name} (ranks {_spans(self.group.ranks)})"
+        return f"{self.name} of {shape} {dtype} in group {self.group.name} (ranks {spans(self.group.ranks)})"
 
 
 _under_way: deque[Operation] = deque(maxlen=512)
 _issued = 0
 
 
+def oldest_operation() -> Operation | None:
+    """The oldest operation that is not done; None if there is none. May be called from another thread."""
+    return next((operation for operation in list(_under_way) if not operation.work.is_completed()), None)
+
+
 def waiting_in() -> str | None:
     """The oldest operation that is not done, in words; None if there is none. May be called from another thread."""
-    for operation in list(_under_way):
-        if not operation.work.is_completed():
-            return str(operation)
-    return None
+    operation = oldest_operation()
+    return None if operation is None else str(operation)
 
 
 @dataclass
@@ -84,7 +95,10 @@ class Transfer:
         if self.operation is not None:
             if record is not None:
                 record.append(("wait", self.operation.number))
-            self.operation.work.wait()
+            try:
+                self.operation.work.wait()
+            except RuntimeError as error:
+                raise CommunicationError(f"{self.operation}: {error}") from error
             _forget(self.operation)
             self.operation, self.kept = None, ()
         return self.result
@@ -101,7 +115,12 @@ def _start(name: str, group: Group, whole: Tensor, result: Tensor, issue, kept: 
     traffic[name, group.name] += whole.numel() * whole.element_size()
     if record is not None:
         record.append(("start", _issued, name, group.name, group.ranks, tuple(whole.shape), whole.dtype))
-    operation = Operation(name, group, whole, _issued, issue())
+    started = time.monotonic()
+    try:
+        work = issue()
+    except RuntimeError as error:
+        raise CommunicationError(f"{Operation(name, group, whole, _issued, None, started)}: {error}") from error
+    operation = Operation(name, group, whole, _issued, work, started)
     _under_way.append(operation)
     return Transfer(result, operation, kept)
 
@@ -215,7 +234,7 @@ def barrier(group: Group, device: torch.device) -> None:
     all_reduce(torch.zeros(1, device=device), group).item()
 
 
-def _spans(ranks: tuple[int, ...]) -> str:
+def spans(ranks: Sequence[int]) -> str:
     """`0-3, 8`: consecutive ranks as one span."""
     spans: list[list[int]] = []
     for rank in ranks:

@@ -44,17 +44,17 @@ class Grid:
 
         `timeout_seconds`: how long a rank waits for the others of a group (a group does not inherit the default one's).
         """
-        world = dist.get_world_size() if dist.is_initialized() else 1
-        assert world % (tp * pp) == 0
-        if world == 1:
+        world = world_group()
+        assert world.size % (tp * pp) == 0
+        if world.size == 1:
             return cls.single()
-        rank, everyone = dist.get_rank(), tuple(range(world))
-        ranks = torch.arange(world).view(pp, world // (tp * pp), tp)
+        rank = world.rank
+        ranks = torch.arange(world.size).view(pp, world.size // (tp * pp), tp)
         own = {
             name: _group(name, _slice_with(ranks, axis, rank), rank, timeout_seconds)
             for axis, name in enumerate(("pp", "dp", "tp"))
         }
-        grid = cls(**own, world=Group("world", everyone, rank, dist.group.WORLD), timeout_seconds=timeout_seconds)
+        grid = cls(**own, world=world, timeout_seconds=timeout_seconds)
         return replace(grid, **_links(grid.pp.ranks, rank, timeout_seconds))
 
     def with_kv_replicas(self, kv_heads: int) -> "Grid":
@@ -75,6 +75,13 @@ class Grid:
     @property
     def is_last(self) -> bool:
         return self.pp.rank == self.pp.size - 1
+
+
+def world_group() -> Group:
+    """All processes that have joined (`launch.start_processes`)."""
+    if not dist.is_initialized():
+        return Group("world")
+    return Group("world", tuple(range(dist.get_world_size())), dist.get_rank(), dist.group.WORLD)
 
 
 def _slice_with(ranks: torch.Tensor, axis: int, rank: int) -> tuple[int, ...]:

@@ -89,11 +89,13 @@ class Settings:
     """Steps between checkpoints that are kept for good whatever `--keep-last` says (0: none)."""
     timeout: float = 600.0
     """Seconds a rank waits for the others in one operation before it gives up."""
+    heartbeat_limit: float = 15.0
+    """Seconds without a sign of life (one is due every second) after which a rank counts as dead and all others end."""
 
 
 MAY_CHANGE = frozenset(
     {"data", "tokenizer", "out", "tp", "pp", "chunks", "schedule", "pieces", "stop_step", "micro_batch_size"}
-    | {"recompute", "timeout", "keep_last", "keep_every"}
+    | {"recompute", "timeout", "heartbeat_limit", "keep_last", "keep_every"}
     | {"validation_every", "validation_sequences", "checkpoint_every"}
 )
 """Settings that an interrupted run may be continued with another value of: they do not change what is learned. (Data
@@ -124,6 +126,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "clip": (0, 1e9),
     "seed": (0, 2**31 - 1),
     "timeout": (1, 1e6),
+    "heartbeat_limit": (4, 1e6),
 }
 """Smallest and largest value of each number; beyond them a run breaks or computes nonsense."""
 
