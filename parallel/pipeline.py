@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from parallel.instruction import Costs
-from parallel.schedule import SCHEDULES, build
-from parallel.simulate import Timeline, simulate
-from parallel.timeline import save_picture, text
+from .instruction import Costs
+from .schedule import SCHEDULES, build
+from .simulate import Timeline, simulate
+from .timeline import save_picture, text
 
 
 class _Parser(argparse.ArgumentParser):

@@ -21,9 +21,9 @@ itself, has already run, and the RECEIVEs of a channel are posted in its order b
 
 from collections.abc import Sequence
 
-from parallel import zero_bubble
-from parallel.instruction import COMPUTE, Costs, Instruction, Kind, virtual_stage
-from parallel.simulate import peak_bytes, simulate
+from . import zero_bubble
+from .instruction import COMPUTE, Costs, Instruction, Kind, virtual_stage
+from .simulate import peak_bytes, simulate
 
 __all__ = ["COMPUTE", "SCHEDULES", "Costs", "Instruction", "Kind", "build", "validation", "virtual_stage"]
 

@@ -9,7 +9,7 @@ Which rank gets how far does not depend on times, so lists that end once end alw
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from parallel.instruction import COMPUTE, SENDS, Costs, Instruction, Kind, virtual_stage
+from .instruction import COMPUTE, SENDS, Costs, Instruction, Kind, virtual_stage
 
 Lists = Sequence[Sequence[Instruction]]
 RECEIVES = {receive: send for send, receive in SENDS.items()}

@@ -3,8 +3,8 @@
 import math
 from pathlib import Path
 
-from parallel.instruction import Kind
-from parallel.simulate import Pass, Timeline
+from .instruction import Kind
+from .simulate import Pass, Timeline
 
 COLORS = {Kind.FORWARD: "#56b4e9", Kind.BACKWARD: "#e69f00", Kind.WEIGHT: "#009e73"}  # Okabe-Ito: told apart by all
 NAMES = {Kind.FORWARD: "forward", Kind.BACKWARD: "backward", Kind.WEIGHT: "weight gradient"}
