@@ -48,7 +48,7 @@ class CommunicationError(RuntimeError):
     """An operation that failed: most often because another rank is gone."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Operation:
     """An operation under way, for the report of a hang."""
 
