@@ -40,7 +40,10 @@ setup(
             "protobuf>=5",
             "ruff>=0.9",
             "psutil>=6",
+            "mpi4py>=4",
+            "mpich>=4.3",
         ],
+        "mpi": ["mpi4py>=4", "mpich>=4.3"],
         "peers": ["transformers>=5.0", "liger-kernel>=0.6"],
     },
 )

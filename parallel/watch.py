@@ -222,7 +222,7 @@ class Watcher:
 
     def _leave(self, failure: Failure, user_error: str = "") -> NoReturn:
         """End this process. Whoever reports waits for the others to go quiet, prints, and exits as the first of all, so
-        that a launcher takes it for the cause too. `user_error`: what this rank has found itself.
+        that torchrun takes it for the cause too. `user_error`: what this rank has found itself.
         """
         self.leaving.acquire()  # by the main thread or the watcher, whoever comes first; the other one stays here
         try:
@@ -231,6 +231,8 @@ class Watcher:
                 self._wait_until(lambda: self.store.check(alive), PATIENCE)
                 _print(self._final_text(failure, alive))
                 self.store.set("printed", "")
+                if self.rank == launch.store_rank():
+                    time.sleep(GRACE)  # whoever still asks a store that has ended makes torch print a page of C++
             else:
                 if user_error:
                     _print(f"error: {user_error}")
@@ -254,6 +256,7 @@ class Watcher:
         self.leaving.acquire()
         keeper, (host, port) = launch.store_rank(), launch.meeting_point()
         if self.rank == (0 if keeper is None else 1):
+            time.sleep(2 * INTERVAL)  # until the others know too: torch prints a page of C++ for each
             name = "torchrun" if keeper is None else f"rank {keeper}"
             _print(f"{name} on host {host} is gone: its store at port {port} does not answer rank {self.rank}")
         _exit(1)
@@ -312,13 +315,15 @@ def hang_report(states: list[dict], timeout_seconds: float) -> str:
 
 def _place() -> str:
     """Where the main thread is: the innermost line of this project's code, or of any where there is none."""
-    frame = innermost = sys._current_frames()[threading.main_thread().ident]
+    frame = sys._current_frames()[threading.main_thread().ident]
+    frames = []
     while frame is not None:
-        path = Path(frame.f_code.co_filename)
-        if path.is_relative_to(ROOT) and "site-packages" not in path.parts and path != Path(__file__):
-            return f"{path.relative_to(ROOT)}:{frame.f_lineno} in {frame.f_code.co_name}"
+        if frame.f_code.co_filename != __file__:
+            frames.append((Path(frame.f_code.co_filename), frame.f_lineno, frame.f_code.co_name))
         frame = frame.f_back
-    return f"{innermost.f_code.co_filename}:{innermost.f_lineno} in {innermost.f_code.co_name}"
+    ours = [f for f in frames if f[0].is_relative_to(ROOT) and "site-packages" not in f[0].parts]
+    path, line, function = (ours or frames)[0]
+    return f"{path.relative_to(ROOT) if ours else path}:{line} in {function}"
 
 
 def _read_failure(text: bytes) -> Failure:
