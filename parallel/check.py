@@ -9,6 +9,7 @@ together, and compares loss, gradient norm and every weight with one process. fl
 import argparse
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -19,6 +20,7 @@ from model.block import check_split
 from model.config import LlamaConfig
 from model.costs import stage_costs
 from model.llama import Llama, MicroBatch, micro_batch
+from model.traffic import pass_traffic, update_traffic
 
 from . import comm
 from .executor import execute
@@ -45,6 +47,8 @@ class Result:
     """Loss a token and gradient norm of each step, then the validation loss a token."""
     weights: dict[str, list[tuple[tuple[int, ...], Tensor]]] = field(default_factory=dict)
     """Hugging Face name -> (offsets in the whole tensor, values) of what this rank holds."""
+    traffic: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Bytes this rank should have communicated, by (operation, group name)."""
 
 
 def config_of(layout: Layout) -> LlamaConfig:
@@ -118,6 +122,7 @@ def run(layout: Layout, grid: Grid, device: torch.device, dtype: torch.dtype) ->
         loaded = batches(layout, step, grid.dp.rank, model.sequence.multiple, device)
         model.buffer.begin_step(len(loaded))
         loss, tokens = _totals(execute(schedule, model.chunks, loaded, grid), loaded, grid)
+        result.traffic += pass_traffic(model, schedule, len(loaded[0].tokens)) + update_traffic(model)
         # Large enough a rate that a wrong gradient shows, small enough that the losses fall.
         norm = optimizer.step(1e-2, tokens.view(1)).grad_norm
         result.numbers += [float(loss / tokens), float(norm)]
@@ -125,6 +130,10 @@ def run(layout: Layout, grid: Grid, device: torch.device, dtype: torch.dtype) ->
     schedule = validation(layout.pp, len(loaded), layout.chunks)[grid.pp.rank]
     loss, tokens = _totals(execute(schedule, model.chunks, loaded, grid), loaded, grid)
     result.numbers.append(float(loss / tokens))
+    result.traffic += pass_traffic(model, schedule, len(loaded[0].tokens))
+    for group in (grid.dp, grid.pp):
+        if group.size > 1:
+            result.traffic["all_reduce", group.name] += (STEPS + 1) * 2 * 8  # loss and tokens
     model.buffer.wait()
     for parameter in model.buffer.parameters:
         result.weights.setdefault(parameter.record.name, []).append((parameter.record.offsets, parameter.data))

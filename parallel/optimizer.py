@@ -128,7 +128,7 @@ class Optimizer:
             self._sum(bucket)
 
     def _sum(self, bucket: Bucket) -> None:
-        for group, first, last in _summed(bucket):
+        for group, first, last in summed_spans(bucket):
             all_reduce(self.buffer.main_grad[first:last], getattr(self.grid, group))
         shard = self._shard_of[bucket.name]
         whole = self.buffer.main_grad[bucket.start : bucket.end]
@@ -202,7 +202,7 @@ def _runs(bucket: Bucket, start: int, end: int, key) -> list[tuple[int, int, obj
     return [tuple(run) for run in runs]
 
 
-def _summed(bucket: Bucket) -> list[tuple[str, int, int]]:
+def summed_spans(bucket: Bucket) -> list[tuple[str, int, int]]:
     """(group, first, last element) of parameters whose gradients are summed over more than dp, neighbours merged."""
     spans: list[list] = []
     for parameter in (parameter for weight in bucket.weights for parameter in weight.parameters):

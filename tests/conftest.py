@@ -19,6 +19,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--every-table", action="store_true", help="compile all kernels for all GPUs with both Triton versions (minutes)"
     )
+    parser.addoption("--every-layout", action="store_true", help="all layouts, not only a covering set (half an hour)")
 
 
 def pytest_collection_modifyitems(items):

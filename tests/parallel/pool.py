@@ -1,0 +1,80 @@
+"""Warm processes that become the ranks of one grid after another: starting Python and torch takes longer than a run."""
+
+import importlib
+import queue
+import tempfile
+import traceback
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+
+TIMEOUT = 120
+"""Seconds that a job may take, and a rank wait for others."""
+
+
+class Pool:
+    """`size` processes. `run(function, n, **arguments)` calls a function of a module on n ranks that have joined."""
+
+    def __init__(self, size):
+        context = multiprocessing.get_context("spawn")
+        self.folder = tempfile.TemporaryDirectory()
+        self.jobs = [context.Queue() for _ in range(size)]
+        self.results = context.Queue()
+        self.number = 0
+        self.processes = [
+            context.Process(target=_work, args=(rank, self.jobs[rank], self.results), daemon=True)
+            for rank in range(size)
+        ]
+        for process in self.processes:
+            process.start()
+
+    def run(self, function, processes, **arguments):
+        """`function` ("module:name") in `processes` ranks; their results in rank order. AssertionError with the ranks'
+        tracebacks where one fails."""
+        self.number += 1
+        store = str(Path(self.folder.name) / f"store-{self.number}")
+        for jobs in self.jobs[:processes]:
+            jobs.put((function, processes, store, arguments))
+        found = {}
+        while len(found) < processes:
+            try:
+                rank, good, value = self.results.get(timeout=TIMEOUT)
+            except queue.Empty:
+                self.close()
+                raise AssertionError(f"ranks {sorted(set(range(processes)) - found.keys())} did not answer") from None
+            found[rank] = good, value
+        failed = [f"rank {rank}: {value}" for rank, (good, value) in sorted(found.items()) if not good]
+        assert not failed, "\n".join(failed)
+        return [found[rank][1] for rank in range(processes)]
+
+    def close(self):
+        for process in self.processes:
+            process.kill()
+        for process in self.processes:
+            process.join()
+        self.folder.cleanup()
+
+
+def _work(rank, jobs, results):
+    torch.set_num_threads(1)
+    while True:
+        function, processes, store, arguments = jobs.get()
+        try:
+            if processes > 1:
+                dist.init_process_group(
+                    "gloo",
+                    store=dist.FileStore(store, processes),
+                    rank=rank,
+                    world_size=processes,
+                    timeout=timedelta(seconds=TIMEOUT),
+                )
+            module, name = function.split(":")
+            results.put((rank, True, getattr(importlib.import_module(module), name)(**arguments)))
+        except Exception:
+            results.put((rank, False, traceback.format_exc()))
+        finally:
+            if dist.is_initialized():
+                dist.destroy_process_group()

@@ -1,0 +1,69 @@
+"""Every layout computes what one process computes: losses, gradient norms and weights after three steps, in float64."""
+
+import functools
+from collections import Counter
+
+import torch
+
+from parallel import check, comm
+from parallel.grid import Grid
+from parallel.layouts import VALUES, Layout, covering, every, sizes
+from tests.parallel.order import check_order
+
+TOLERANCE = 1e-9
+HAND_PICKED = [
+    Layout(tp=2, pp=2, dp=2, schedule="zb", micro_batches=1, kv_heads=1, tied=True, pieces=2),  # fewer than stages
+    Layout(tp=1, pp=3, dp=1, schedule="interleaved", chunks=2, tied=True, uneven=True),  # an odd ring of links
+    Layout(tp=1, pp=5, dp=1, schedule="1f1b", micro_batches=7),
+]
+
+
+def pytest_generate_tests(metafunc):
+    if "layout" in metafunc.fixturenames:
+        layouts = every() if metafunc.config.getoption("--every-layout") else [*covering(), *HAND_PICKED]
+        metafunc.parametrize("layout", layouts, ids=str)
+
+
+def run(layout):
+    """On one rank: (result, what comm wrote down, bytes by operation and group, the formula's)."""
+    grid = Grid.create(layout.tp, layout.pp)
+    before = Counter(comm.traffic)
+    comm.record = []
+    try:
+        result = check.run(layout, grid, torch.device("cpu"), torch.float64)
+    finally:
+        record, comm.record = comm.record, None
+    result.weights = {name: [(o, v.numpy()) for o, v in pieces] for name, pieces in result.weights.items()}
+    return result, record, comm.traffic - before, result.traffic
+
+
+@functools.cache
+def reference(layout):
+    return check.run(check.one_process(layout), Grid.single(), torch.device("cpu"), torch.float64)
+
+
+def test_layout_equals_one_process(pool, layout):
+    results = pool.run("tests.parallel.test_layouts:run", layout.processes, layout=layout)
+    for rank, (result, *_) in enumerate(results):
+        result.weights = {name: [(o, torch.from_numpy(v)) for o, v in w] for name, w in result.weights.items()}
+        error, name = check.worst(result, reference(layout))
+        assert error <= TOLERANCE, f"rank {rank}: {name} differs by {error}"
+    assert {name for result, *_ in results for name in result.weights} == set(reference(layout).weights)
+    check_order([record for _, record, _, _ in results])
+    for rank, (_, _, counted, formula) in enumerate(results):
+        assert counted == formula, f"rank {rank}: {counted} bytes are not the formula's {formula}"
+
+
+def test_the_covering_set_covers():
+    layouts = covering()
+    assert len(layouts) <= 45
+    assert {(x.tp, x.pp, x.dp) for x in layouts} <= set(sizes())
+    seen = {(a, getattr(x, a), b, getattr(x, b)) for x in layouts for a in vars(x) for b in vars(x)}
+    for first in ("tp", "pp", "dp"):
+        for name in set(VALUES) - {"order"}:
+            wanted = {(first, s[("tp", "pp", "dp").index(first)], name, v) for s in sizes() for v in VALUES[name]}
+            assert wanted <= seen
+    for schedule, chunks in VALUES["order"]:
+        together = {(x.recompute, x.kv_heads) for x in layouts if (x.schedule, x.chunks) == (schedule, chunks)}
+        assert {r for r, _ in together} == set(VALUES["recompute"])
+        assert {k for _, k in together} == set(VALUES["kv_heads"])
