@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -22,16 +21,8 @@ from data.settings import parse, run_command
 from model.block import check_split
 from model.config import LlamaConfig
 from model.costs import stage_costs
-from model.huggingface import load_weights, save_model
 from model.llama import Llama, MicroBatch, micro_batch
-from parallel.checkpoint import (
-    checkpoint_folders,
-    load_optimizer,
-    publish,
-    read_state,
-    save_optimizer,
-    write_state,
-)
+from parallel.checkpoint import checkpoint_folders
 from parallel.comm import all_reduce, barrier
 from parallel.executor import execute
 from parallel.grid import Grid, world_group
@@ -40,6 +31,7 @@ from parallel.launch import check_process_count, launched_processes, start_proce
 from parallel.optimizer import AdamWSettings, Optimizer, cosine_learning_rate
 from parallel.schedule import build, validation
 from parallel.watch import PROCESS_GROUP_MARGIN, Watcher
+from training.checkpoints import Checkpoints, Position, load_first_weights
 from training.integrity import ShardVerification
 from training.log import RunLog, peak_flops
 from training.moment import Moment, Reading
@@ -55,18 +47,6 @@ waiting.
 
 
 @dataclass
-class Position:
-    """Where a run is: saved with every checkpoint, enough to continue exactly."""
-
-    step: int = 0
-    next_sample: int = 0
-    tokens: int = 0
-    """Tokens read so far."""
-    skipped: tuple[tuple[int, int], ...] = ()
-    """Ranges of samples [first, after last) whose step was not applied."""
-
-
-@dataclass
 class Pending:
     """A step that was issued and whose numbers the host has not read yet."""
 
@@ -74,7 +54,7 @@ class Pending:
     first_sample: int
     learning_rate: float
     numbers: Reading
-    """Over all ranks: sum of losses, predicted tokens, ranks asked to stop, ranks that found damage, gradient norm,
+    """Over all ranks: sum of losses, predicted tokens, ranks asked to stop, ranks with a problem, gradient norm,
     whether the step was applied.
     """
     begin: Moment
@@ -109,7 +89,7 @@ class Trainer:
         )
         self.position = Position()
         if weights is not None:
-            load_weights(self.model, weights)
+            load_first_weights(self.model, weights)
         else:
             self.model.initialise(settings.seed)
         self.optimizer = Optimizer(
@@ -117,8 +97,9 @@ class Trainer:
             grid,
             AdamWSettings(settings.beta1, settings.beta2, settings.eps, settings.weight_decay, settings.clip),
         )
+        self.checkpoints = Checkpoints(self.run, self.model, self.optimizer, self.tokenizer, settings)
         if checkpoints:
-            self.resume(checkpoints[-1])
+            self.position = self.checkpoints.resume(checkpoints[-1])
         self.peak, peak_source = peak_flops(device, self.dtype)
         self.log = None
         if grid.world.rank == 0:
@@ -192,7 +173,7 @@ class Trainer:
         self.model.buffer.begin_step(len(micro_batches))
         loss = execute(self.schedule, self.model.chunks, micro_batches, self.grid)
         tokens = sum((b.targets >= 0).sum() for b in micro_batches)
-        flags = torch.tensor([self.stop_requested, self.verification.error is not None], dtype=torch.float64)
+        flags = torch.tensor([self.stop_requested, self.problem() is not None], dtype=torch.float64)
         totals = self.sum_over_ranks(loss, tokens)
         flags = all_reduce(flags.to(self.device, non_blocking=True), self.grid.world)
         learning_rate = cosine_learning_rate(
@@ -219,9 +200,9 @@ class Trainer:
 
     def finish_step(self, pending: Pending) -> bool:
         """Read a step's numbers, log them; True when any rank was asked to stop."""
-        loss, tokens, stop, damaged, norm, kept = pending.numbers.read()
-        if damaged:  # on every rank at the same step, so that none waits for another
-            raise ValueError(self.verification.error or "another rank found the token shards damaged")
+        loss, tokens, stop, problems, norm, kept = pending.numbers.read()
+        if problems:  # on every rank at the same step, so that none waits for another
+            raise ValueError(self.problem() or "another rank has a problem, which it reports")
         step_tokens = self.settings.global_batch_size * self.settings.sequence_length
         rate = step_tokens / pending.numbers.moment.seconds_since(pending.begin)
         flops = self.model.config.flops_per_token(self.settings.sequence_length)
@@ -250,6 +231,10 @@ class Trainer:
             )
         return stop > 0
 
+    def problem(self) -> str | None:
+        """What a thread of this rank has found that ends the run."""
+        return self.verification.error or self.checkpoints.error
+
     # --- validation ---
 
     def validate(self) -> None:
@@ -276,43 +261,9 @@ class Trainer:
     # --- checkpoints ---
 
     def save(self) -> None:
-        """Write the checkpoint of the current step. ValueError on every rank if a weight is NaN or infinite."""
-        folder = self.run / "checkpoints" / f"step-{self.position.step:08d}"
-        self.model.buffer.wait()
-        # One weight at a time: a mask over the whole buffer would be gigabytes.
-        damaged = sum((~torch.isfinite(weight.data)).sum() for weight in self.model.buffer.weights).double()
-        if all_reduce(damaged, self.grid.world) > 0:
-            raise ValueError(
-                f"step {self.position.step}: {int(damaged)} weights are not finite, nothing is saved; "
-                "lower --lr and start again, or from an earlier checkpoint"
-            )
-        with publish(folder, self.grid, self.device) as temporary:
-            if self.grid.dp.rank == 0:
-                save_model(self.model, temporary)
-            if self.grid.world.rank == 0:
-                self.tokenizer.save(temporary)
-                write_state(
-                    temporary / "training",
-                    {
-                        "step": self.position.step,
-                        "next_sample": self.position.next_sample,
-                        "tokens": self.position.tokens,
-                        "skipped": self.position.skipped,
-                        "seed": self.settings.seed,
-                        "optimizer_steps": int(self.optimizer.steps),
-                        "layout": {"tp": self.grid.tp.size, "pp": self.grid.pp.size, "dp": self.grid.dp.size},
-                    },
-                )
-            save_optimizer(self.optimizer, temporary / "training")
+        """Start writing the checkpoint of the current step. ValueError on every rank as of `Checkpoints.save`."""
+        self.checkpoints.save(self.position, self.log.say if self.log is not None else lambda text: None)
         self.clock = Moment(self.device)
-
-    def resume(self, folder: Path) -> None:
-        """Take over moments, master weights and position of a checkpoint."""
-        state = read_state(folder / "training")
-        load_optimizer(self.optimizer, folder / "training")
-        self.optimizer.steps.fill_(state["optimizer_steps"])
-        skipped = tuple((first, after) for first, after in state["skipped"])
-        self.position = Position(state["step"], state["next_sample"], state["tokens"], skipped)
 
     # --- the run ---
 
@@ -342,12 +293,15 @@ class Trainer:
                 if saving or stopping:
                     self.save()
             upcoming.cancel()
+        self.checkpoints.wait()
 
     def __enter__(self) -> "Trainer":
         return self
 
     def __exit__(self, error_type: type | None, *_: object) -> None:
         """End the bar and draw the picture, also when the run failed; say where everything is when it did not."""
+        if error_type is not None:
+            self.checkpoints.cancel()
         if self.log is None:
             return
         self.log.close()

@@ -2,15 +2,13 @@
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from parallel.checkpoint import checkpoint_folders
-from parallel.comm import Group, all_reduce
+from parallel.host_file import host_files
 from parallel.parameter import Parameter
 
 from .config import LlamaConfig
@@ -18,6 +16,8 @@ from .llama import Llama
 
 MAX_FILE_BYTES = 5 * 10**9
 """Size after which the next tensor goes to a new file; 5 GB is what hubs and browsers take well."""
+BLOCK_BYTES = 16 * 2**20
+"""Rows of a tensor that are read and checked at once."""
 
 
 def load_model(
@@ -32,23 +32,26 @@ def load_model(
 def load_weights(model: Llama, path: str | Path) -> None:
     """Fill the model's parameters from `model.safetensors` or the files of `model.safetensors.index.json`.
 
-    Each parameter reads only its own rectangle, through a memory map, and is converted to the model's dtype. ValueError
-    names the file and tensor for a missing file or tensor, a wrong shape, or weights that are not finite.
+    Each parameter reads only its own rectangle, through a memory map, and is converted to the model's dtype: beside the
+    parameters themselves no memory is taken but `BLOCK_BYTES`. ValueError names the file and tensor for a missing file
+    or tensor, a wrong shape, or weights that are not finite; names are those of the whole model on every rank.
     """
     folder = Path(path)
     files = _tensor_files(folder)
-    by_file: dict[Path, list[Parameter]] = {}
-    for parameter in model.buffer.parameters:
-        name = parameter.record.name
-        if name not in files:
-            raise ValueError(f"{folder}: tensor {name} is missing, though config.json asks for it")
-        by_file.setdefault(files[name], []).append(parameter)
-    expected = {parameter.record.name for parameter in model.buffer.parameters}
-    unknown = sorted(name for name in files if name not in expected and not _is_redundant(name, model.config))
+    shapes = tensor_shapes(model.config)
+    missing = next((name for name in shapes if name not in files), None)
+    if missing is not None:
+        raise ValueError(
+            f"{folder}: tensor {missing} is missing, though config.json asks for it; fetch the folder again"
+        )
+    unknown = sorted(name for name in files if name not in shapes and not _is_redundant(name, model.config))
     if unknown:
         raise ValueError(
             f"{folder}: tensor {unknown[0]} ({len(unknown)} in all) does not belong to the model of config.json"
         )
+    by_file: dict[Path, list[Parameter]] = {}
+    for parameter in model.buffer.parameters:
+        by_file.setdefault(files[parameter.record.name], []).append(parameter)
     for file, parameters in by_file.items():
         try:
             with safe_open(file, framework="pt") as tensors:
@@ -65,10 +68,16 @@ def _load_parameter(parameter: Parameter, tensors: safe_open, file: Path) -> Non
         raise ValueError(
             f"{file}: tensor {record.name} is {tuple(stored.get_shape())}, config.json asks for {record.global_shape}"
         )
-    values = stored[tuple(slice(o, o + n) for o, n in zip(record.offsets, record.shape, strict=True))]
-    if not torch.isfinite(values).all():
-        raise ValueError(f"{file}: tensor {record.name} holds NaN or infinite weights; use an earlier checkpoint")
-    parameter.data.copy_(values)
+    (first, rows), *others = zip(record.offsets, record.shape, strict=True)
+    columns = tuple(slice(o, o + n) for o, n in others)
+    # In blocks of rows: what is read stays in the file's pages, but the check for NaN makes copies.
+    step = max(1, BLOCK_BYTES // (max(1, math.prod(record.shape[1:])) * parameter.data.element_size()))
+    for start in range(0, rows, step):
+        block = parameter.data[start : start + step]
+        values = stored[(slice(first + start, first + start + len(block)), *columns)]
+        if not torch.isfinite(values).all():
+            raise ValueError(f"{file}: tensor {record.name} holds NaN or infinite weights; use an earlier checkpoint")
+        block.copy_(values)
 
 
 def _is_redundant(name: str, config: LlamaConfig) -> bool:
@@ -102,50 +111,70 @@ def _tensor_files(folder: Path) -> dict[str, Path]:
         raise ValueError(f"{single}: damaged safetensors file ({error}); fetch it again") from None
 
 
-def save_model(model: Llama, folder: Path) -> None:
-    """Write `config.json`, `model-*.safetensors` and `model.safetensors.index.json` in the model's dtype.
+def tensor_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
+    """Hugging Face name -> shape of every tensor of the whole model, in the model's order."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    block = {
+        "input_layernorm.weight": (hidden,),
+        "self_attn.q_proj.weight": (queries, hidden),
+        "self_attn.k_proj.weight": (keys, hidden),
+        "self_attn.v_proj.weight": (keys, hidden),
+        "self_attn.o_proj.weight": (hidden, queries),
+        "post_attention_layernorm.weight": (hidden,),
+        "mlp.gate_proj.weight": (inner, hidden),
+        "mlp.up_proj.weight": (inner, hidden),
+        "mlp.down_proj.weight": (hidden, inner),
+    }
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config.vocab_size, hidden)}
+    for layer in range(config.num_layers):
+        shapes |= {f"model.layers.{layer}.{name}": shape for name, shape in block.items()}
+    shapes["model.norm.weight"] = (hidden,)
+    if not config.tie_word_embeddings:
+        shapes["lm_head.weight"] = (config.vocab_size, hidden)
+    return shapes
 
-    All ranks of tp enter together and give their slices; the first writes.
+
+def weight_files(config: LlamaConfig, dtype: torch.dtype) -> dict[str, list[str]]:
+    """File name -> names of the tensors in it, the same for every layout: the embedding, each layer, and the final norm
+    with the head begin a file, so that no pipeline splits one, and none is larger than `MAX_FILE_BYTES` unless a single
+    tensor is.
     """
-    tp = model.grid.tp
-    folder.mkdir(parents=True, exist_ok=True)
-    groups = list(_files_of(model.buffer.parameters))
-    weight_map, total = {}, 0
-    for number, parameters in enumerate(groups, start=1):
-        name = f"model-{number:05d}-of-{len(groups):05d}.safetensors"
-        tensors = {parameter.record.name: _whole(parameter, tp) for parameter in parameters}
-        if tp.rank == 0:
-            save_file(tensors, folder / name, metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(tensors, name)
-        total += sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-    if tp.rank == 0:
-        dtype = str(model.dtype).removeprefix("torch.")
-        _write_json(folder / "config.json", model.config.to_huggingface(dtype))
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        _write_json(folder / "model.safetensors.index.json", index)
-
-
-def _whole(parameter: Parameter, tp: Group) -> torch.Tensor:
-    """The Hugging Face tensor that this parameter is a slice of: zeros elsewhere, summed over the ranks."""
-    record = parameter.record
-    if record.shape == record.global_shape:
-        return parameter.data
-    whole = parameter.data.new_zeros(record.global_shape)
-    whole[tuple(slice(o, o + n) for o, n in zip(record.offsets, record.shape, strict=True))] = parameter.data
-    return all_reduce(whole, tp)
-
-
-def _files_of(parameters: list[Parameter]) -> Iterator[list[Parameter]]:
-    current: list[Parameter] = []
-    size = 0
-    for parameter in parameters:
-        nbytes = math.prod(parameter.record.global_shape) * parameter.data.element_size()
-        if current and size + nbytes > MAX_FILE_BYTES:
-            yield current
-            current, size = [], 0
-        current.append(parameter)
+    shapes = tensor_shapes(config)
+    groups: list[list[str]] = []
+    part, size = "", 0
+    for name, shape in shapes.items():
+        of = name.split(".")[2] if name.startswith("model.layers.") else name
+        if name == "lm_head.weight":
+            of = "model.norm.weight"
+        nbytes = math.prod(shape) * dtype.itemsize
+        if of != part or size + nbytes > MAX_FILE_BYTES:
+            groups.append([])
+            part, size = of, 0
+        groups[-1].append(name)
         size += nbytes
-    yield current
+    return {f"model-{n:05d}-of-{len(groups):05d}.safetensors": names for n, names in enumerate(groups, start=1)}
+
+
+def write_description(config: LlamaConfig, dtype: torch.dtype, folder: Path) -> None:
+    """`config.json` and `model.safetensors.index.json`: all of a Hugging Face model but the weight files."""
+    shapes = tensor_shapes(config)
+    total = sum(math.prod(shape) for shape in shapes.values()) * dtype.itemsize
+    weight_map = {name: file for file, names in weight_files(config, dtype).items() for name in names}
+    _write_json(folder / "config.json", config.to_huggingface(str(dtype).removeprefix("torch.")))
+    _write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def save_model(model: Llama, folder: Path) -> None:
+    """Write a model that is whole in this process as a Hugging Face folder, in the model's dtype."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {parameter.record.name: parameter.data for parameter in model.buffer.parameters}
+    for path, names in weight_files(model.config, model.dtype).items():
+        (file,) = host_files({path: {name: (model.dtype, tuple(weights[name].shape)) for name in names}})
+        for name, tensor in file.tensors.items():
+            tensor.copy_(weights[name])
+        file.write(folder)
+    write_description(model.config, model.dtype, folder)
 
 
 def _write_json(file: Path, values: dict) -> None:

@@ -1,26 +1,24 @@
-"""Training state on disk: the optimizer's shards as rectangles of Hugging Face tensors, and checkpoints that exist
-whole or not at all.
+"""Checkpoints on disk: which there are, which are kept, and the training state in them.
 
 A checkpoint folder is a Hugging Face directory with a `training/` folder beside the weights. Every rank writes
 `training/optimizer-RANK.safetensors`; each tensor in it is one rectangle, keyed `state|Hugging Face name|offsets`, so a
-run of any other layout finds its own part.
+run of any other layout finds its own part. `training/optimizer.index.json` says which files hold parts of a tensor, and
+how long each file is.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from torch import Tensor
 
-from .comm import barrier
-from .grid import Grid
-from .optimizer import Optimizer, Shard
-from .parameter import Record, rectangles
+from .optimizer import Optimizer
+from .snapshot import local_rectangles, rectangle_key
+
+OPTIMIZER_INDEX = "optimizer.index.json"
 
 
 def checkpoint_folders(run: Path) -> list[Path]:
@@ -28,116 +26,112 @@ def checkpoint_folders(run: Path) -> list[Path]:
     return sorted((run / "checkpoints").glob("step-" + "[0-9]" * 8))
 
 
-@contextmanager
-def publish(folder: Path, grid: Grid, device: torch.device) -> Iterator[Path]:
-    """A temporary folder that becomes `folder` when the block ends: every file synced to disk, then renamed by rank 0.
-
-    All ranks enter together; each syncs what it wrote itself (`sync`), rank 0 all the rest. If one fails the folder
-    never appears; a leftover of an earlier failure is replaced.
+def delete_older(run: Path, keep_last: int, keep_every: int) -> None:
+    """Delete all checkpoints but the last `keep_last` (0: none is deleted) and those of steps that are multiples of
+    `keep_every` (0: no such). OSError says that it could not.
     """
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    if grid.world.rank == 0:
-        shutil.rmtree(temporary, ignore_errors=True)
-        (temporary / "training").mkdir(parents=True)
-    barrier(grid.world, device)
-    yield temporary
-    barrier(grid.world, device)
-    if grid.world.rank == 0:
-        for path in temporary.rglob("*"):
-            sync(path)
-        sync(temporary)
-        temporary.rename(folder)
-        sync(folder.parent)
-    barrier(grid.world, device)
+    if keep_last == 0:
+        return
+    for folder in checkpoint_folders(run)[:-keep_last]:
+        if keep_every and int(folder.name.removeprefix("step-")) % keep_every == 0:
+            continue
+        hidden = folder.with_name(f".{folder.name}.deleted")
+        try:
+            folder.rename(hidden)  # half deleted it must not look like a checkpoint
+            shutil.rmtree(hidden)
+        except OSError as error:
+            raise OSError(f"the older checkpoint {folder} cannot be deleted ({error})") from None
 
 
-def sync(path: Path) -> None:
-    """Force a file's content, or a folder's entries, from this host's memory to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def save_optimizer(optimizer: Optimizer, folder: Path) -> None:
-    """This rank's shard, cut into rectangles, as `optimizer-RANK.safetensors` (accumulation dtype)."""
-    tensors = {}
-    for record, offsets, shape, shard, local in _local_rectangles(optimizer):
-        if record.replicas > 1 and optimizer.grid.tp.rank:
-            continue  # the first rank of tp writes for all
-        for state, values in shard.state().items():
-            tensors[_key(state, record.name, offsets)] = values[local].view(shape)
-    file = folder / f"optimizer-{optimizer.grid.world.rank:05d}.safetensors"
-    save_file(tensors, file)
-    sync(file)  # on a shared file system rank 0 cannot do it for other hosts
+def write_optimizer_index(folder: Path, written: dict[str, dict]) -> None:
+    """`written`: `{path: {"bytes", "tensors": names}}` of a checkpoint's files, from `folder`'s parent on."""
+    prefix = f"{folder.name}/"
+    files = {path.removeprefix(prefix): file for path, file in written.items() if path.startswith(prefix)}
+    holding: dict[str, list[str]] = {}
+    for path, file in sorted(files.items()):
+        for name in dict.fromkeys(key.split("|")[1] for key in file["tensors"]):
+            holding.setdefault(name, []).append(path)
+    index = {"files": {path: file["bytes"] for path, file in files.items()}, "weight_map": holding}
+    (folder / OPTIMIZER_INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def load_optimizer(optimizer: Optimizer, folder: Path) -> None:
-    """Fill this rank's shard from the rectangles of whatever layout wrote them; ValueError names what is missing or
-    damaged.
+    """Fill this rank's shards from the rectangles of whatever layout wrote them, reading only what they need.
+
+    `folder`: a checkpoint's `training/`. ValueError names what is missing or damaged.
     """
-    stored = _stored_rectangles(folder)
-    handles = {}
-    try:
-        for record, offsets, shape, shard, local in _local_rectangles(optimizer):
-            name = record.name
-            for state, values in shard.state().items():
-                target = values[local].view(shape)
-                covered = 0
-                for file, theirs, their_shape in stored.get((state, name), ()):
-                    overlap = _overlap(offsets, shape, theirs, their_shape)
-                    if overlap is None:
-                        continue
-                    mine_at, theirs_at = overlap
-                    if file not in handles:
-                        handles[file] = safe_open(file, framework="pt")
-                    part = handles[file].get_slice(_key(state, name, theirs))[theirs_at]
-                    target[mine_at].copy_(part)
-                    covered += part.numel()
-                if covered != target.numel():
-                    raise ValueError(
-                        f"{folder}: {state} of {name} is incomplete ({covered} of {target.numel()} values)"
-                    )
-    except SafetensorError as error:
-        raise ValueError(f"{folder}: damaged optimizer file ({error}); resume from an earlier checkpoint") from None
+    stored = _StoredState(folder)
+    for record, offsets, shape, shard, place in local_rectangles(optimizer):
+        for state, values in shard.state().items():
+            target = values[place].view(shape)
+            covered = 0
+            for at_mine, part in stored.parts(state, record.name, offsets, shape):
+                target[at_mine].copy_(part)
+                covered += part.numel()
+            if covered != target.numel():
+                raise ValueError(
+                    f"{folder}: {state} of {record.name} is incomplete ({covered} of {target.numel()} values at "
+                    f"{offsets}); resume from an earlier checkpoint"
+                )
 
 
-def _key(state: str, name: str, offsets: tuple[int, ...]) -> str:
-    return f"{state}|{name}|{','.join(map(str, offsets))}"
+@dataclass
+class _StoredFile:
+    path: Path
+    tensors: safe_open = field(repr=False)
+    rectangles: dict[tuple[str, str], list[tuple[tuple[int, ...], tuple[int, ...]]]]
+    """(offsets, shape) by state and Hugging Face name."""
 
 
-def _local_rectangles(optimizer: Optimizer) -> Iterator[tuple[Record, tuple[int, ...], tuple[int, ...], Shard, slice]]:
-    """(record, offsets, shape, shard, where in the shard) of everything this rank's shards hold."""
-    for shard in optimizer.shards:
-        for parameter in (parameter for weight in shard.bucket.weights for parameter in weight.parameters):
-            start, end = max(parameter.start, shard.start), min(parameter.end, shard.end)
-            if start >= end:
-                continue
-            for first, offsets, shape in rectangles(parameter.record, start - parameter.start, end - parameter.start):
-                at = parameter.start + first - shard.start
-                yield parameter.record, offsets, shape, shard, slice(at, at + torch.Size(shape).numel())
+class _StoredState:
+    """The optimizer files of a checkpoint, opened as they are needed: of 1,000 ranks none opens 1,000 files."""
 
-
-def _stored_rectangles(folder: Path) -> dict[tuple[str, str], list[tuple[Path, tuple[int, ...], tuple[int, ...]]]]:
-    files = sorted(folder.glob("optimizer-*.safetensors"))
-    if not files:
-        raise ValueError(
-            f"{folder}: no optimizer-*.safetensors; this checkpoint cannot be resumed, only loaded with --model"
-        )
-    stored: dict = {}
-    for file in files:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        index = folder / OPTIMIZER_INDEX
+        if not index.is_file():
+            raise ValueError(f"{index} is missing; this checkpoint cannot be resumed, only loaded with --model")
         try:
-            with safe_open(file, framework="pt") as tensors:
-                for key in tensors.keys():  # noqa: SIM118 (safe_open is not a dict)
-                    state, name, offsets = key.split("|")
-                    place = tuple(int(value) for value in offsets.split(","))
-                    stored.setdefault((state, name), []).append(
-                        (file, place, tuple(tensors.get_slice(key).get_shape()))
-                    )
+            content = json.loads(index.read_text(encoding="utf-8"))
+            self.sizes, self.holding = dict(content["files"]), dict(content["weight_map"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{index}: cannot be read ({error}); resume from an earlier checkpoint") from None
+        self.files: dict[str, _StoredFile] = {}
+
+    def parts(
+        self, state: str, name: str, offsets: tuple[int, ...], shape: tuple[int, ...]
+    ) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
+        """What is stored of a rectangle: (where in it, values)."""
+        for path in self.holding.get(name, ()):
+            file = self._open(path)
+            for theirs, their_shape in file.rectangles.get((state, name), ()):
+                overlap = _overlap(offsets, shape, theirs, their_shape)
+                if overlap is not None:
+                    at_mine, at_theirs = overlap
+                    yield at_mine, file.tensors.get_slice(rectangle_key(state, name, theirs))[at_theirs]
+
+    def _open(self, name: str) -> _StoredFile:
+        if name in self.files:
+            return self.files[name]
+        path = self.folder / name
+        if not path.is_file():
+            raise ValueError(f"{path}: named in {OPTIMIZER_INDEX} but missing; resume from an earlier checkpoint")
+        if path.stat().st_size != self.sizes.get(name):
+            raise ValueError(
+                f"{path}: damaged optimizer file ({path.stat().st_size} bytes, {OPTIMIZER_INDEX} says "
+                f"{self.sizes.get(name)}); resume from an earlier checkpoint"
+            )
+        found: dict = {}
+        try:
+            tensors = safe_open(path, framework="pt")
+            for key in tensors.keys():  # noqa: SIM118 (safe_open is not a dict)
+                state, tensor, offsets = key.split("|")
+                place = tuple(int(value) for value in offsets.split(","))
+                found.setdefault((state, tensor), []).append((place, tuple(tensors.get_slice(key).get_shape())))
         except (SafetensorError, ValueError) as error:
-            raise ValueError(f"{file}: damaged optimizer file ({error}); resume from an earlier checkpoint") from None
-    return stored
+            raise ValueError(f"{path}: damaged optimizer file ({error}); resume from an earlier checkpoint") from None
+        self.files[name] = _StoredFile(path, tensors, found)
+        return self.files[name]
 
 
 def _overlap(mine: tuple, my_shape: tuple, theirs: tuple, their_shape: tuple) -> tuple[tuple, tuple] | None:

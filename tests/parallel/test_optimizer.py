@@ -7,20 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallel.checkpoint import load_optimizer, save_optimizer
-from parallel.comm import Group
 from parallel.grid import Grid
 from parallel.optimizer import AdamWSettings, Optimizer, cosine_learning_rate
 from parallel.parameter import ParameterBuffer, Record
 
 SHAPES = {"embedding": (11, 8), "gain": (8,), "q": (8, 8), "k": (4, 8), "v": (4, 8)}
 SETTINGS = AdamWSettings(beta1=0.9, beta2=0.95, eps=1e-5, weight_decay=0.1, clip=0.5)
-
-
-def grid_of(size, rank):
-    """The groups of one of `size` data-parallel ranks, without processes: enough for what does not communicate."""
-    group = Group("dp", tuple(range(size)), rank)
-    return Grid(Group("pp"), group, Group("tp"), Group("world", group.ranks, rank))
 
 
 def buffer_of(dtype, multiple=1):
@@ -112,43 +104,3 @@ def test_learning_rate_shape(total, warmup, data):
 def test_learning_rate_half_way():
     """At the middle of the cosine the rate is the mean of peak and minimum."""
     assert cosine_learning_rate(60, peak=3.0, minimum=1.0, warmup_steps=20, total_steps=100) == pytest.approx(2.0)
-
-
-@pytest.mark.parametrize(("saved", "loaded"), [(1, 1), (1, 3), (3, 1), (2, 3), (4, 2)])
-def test_state_moves_between_layouts(saved, loaded, tmp_path):
-    flat = {}
-    for rank in range(saved):
-        buffer = buffer_of(torch.bfloat16, multiple=saved)
-        optimizer = Optimizer(buffer, grid_of(saved, rank), SETTINGS)
-        for number, (state, tensor) in enumerate(optimizer.state().items()):
-            tensor.copy_(torch.arange(optimizer.start, optimizer.end) + 10_000 * number)
-            for parameter in buffer.parameters:  # the whole, by place in this layout's buffer
-                flat[state, parameter.record.name] = torch.arange(parameter.start, parameter.end) + 10_000 * number
-        save_optimizer(optimizer, tmp_path)
-    for rank in range(loaded):
-        buffer = buffer_of(torch.bfloat16, multiple=loaded)
-        optimizer = Optimizer(buffer, grid_of(loaded, rank), SETTINGS)
-        load_optimizer(optimizer, tmp_path)
-        for state, tensor in optimizer.state().items():
-            for parameter in buffer.parameters:
-                start, end = max(parameter.start, optimizer.start), min(parameter.end, optimizer.end)
-                if start < end:
-                    expected = flat[state, parameter.record.name][start - parameter.start : end - parameter.start]
-                    assert torch.equal(tensor[start - optimizer.start : end - optimizer.start].long(), expected)
-
-
-def test_incomplete_or_damaged_state_is_named(tmp_path):
-    for rank in range(2):
-        save_optimizer(Optimizer(buffer_of(torch.float32, 2), grid_of(2, rank), SETTINGS), tmp_path)
-    optimizer = Optimizer(buffer_of(torch.float32), Grid.single(), SETTINGS)
-    second = tmp_path / "optimizer-00001.safetensors"
-    content = second.read_bytes()
-    second.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"optimizer-00001\.safetensors: damaged"):
-        load_optimizer(optimizer, tmp_path)
-    second.unlink()
-    with pytest.raises(ValueError, match="is incomplete"):
-        load_optimizer(optimizer, tmp_path)
-    (tmp_path / "optimizer-00000.safetensors").unlink()
-    with pytest.raises(ValueError, match="cannot be resumed"):
-        load_optimizer(optimizer, tmp_path)
