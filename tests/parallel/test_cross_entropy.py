@@ -3,62 +3,69 @@
 import pytest
 import torch
 
+import parallel.cross_entropy
 from kernels.linear_cross_entropy import linear_cross_entropy_forward
 from parallel import comm
-from tests.parallel.test_grid import run_two_processes
-
-PROGRAM = """
-import torch
-import parallel.cross_entropy
-from parallel import comm
 from parallel.grid import Grid
-from parallel.launch import start_processes, stop_processes
-from parallel.parameter import ParameterBuffer, split_rows
+from parallel.parameter import ParameterBuffer, split_vocabulary
+from parallel.sequence import SequenceParallel
 
-start_processes("cpu", 60)
-grid = Grid.create(tp=2, pp=1)
-rank, tp = grid.world.rank, grid.tp
-vocabulary, tokens, chunk = {vocabulary}, 10, 4
-parallel.cross_entropy.chunk_rows = lambda *arguments, **options: chunk
-torch.manual_seed(0)
-hidden = torch.randn(tokens, 6, dtype=torch.float64)
-weight = torch.randn(vocabulary, 6, dtype=torch.float64)
-targets = torch.randint(vocabulary, (tokens,))
-targets[4] = -100
-
-buffer = ParameterBuffer()
-head = buffer.add(split_rows("lm_head.weight", vocabulary, 6, tp))
-buffer.allocate(torch.float64, "cpu", gradients=True, multiple=1)
-share = -(-vocabulary // 2)
-head.data.copy_(weight[rank * share : (rank + 1) * share])
-local = hidden[rank * 5 : rank * 5 + 5].clone().requires_grad_()
-loss = parallel.cross_entropy.linear_cross_entropy(local, head, targets, tp)
-loss.backward()
-with torch.no_grad():
-    assert torch.equal(parallel.cross_entropy.linear_cross_entropy(local, head, targets, tp), loss)
-gathered = 2 * (hidden.numel() * 8 + 2 * tokens * 3 * 8)  # hidden, and three numbers a token of two ranks
-assert comm.traffic == {{("all_gather", "tp"): gathered, ("reduce_scatter", "tp"): hidden.numel() * 8}}, comm.traffic
-
-everyone = comm.gather_json([loss.item().hex(), local.grad.tolist(), head.main_grad.tolist()], tp, torch.device("cpu"))
-assert everyone[0][0] == everyone[1][0], "the loss differs between ranks"
-whole = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
-wanted = torch.nn.functional.cross_entropy(whole[0] @ whole[1].t(), targets, reduction="sum")
-wanted.backward()
-torch.testing.assert_close(loss.detach(), wanted.detach(), rtol=1e-13, atol=0)
-for column, gradient in ((1, whole[0].grad), (2, whole[1].grad)):
-    joined = [row for _, *pieces in everyone for row in pieces[column - 1]]
-    torch.testing.assert_close(torch.tensor(joined, dtype=torch.float64), gradient, rtol=1e-12, atol=1e-14)
-stop_processes()
-print(f"fine {{rank}}\\n", end="", flush=True)
-"""
+TOKENS, WIDTH, CHUNK = 12, 6, 4
 
 
-@pytest.mark.parametrize("vocabulary", [7, 1])
-def test_a_vocabulary_split_over_two_processes(vocabulary):
-    """Slices of 4 and 3 rows, and of 1 and none; three chunks, whose exchanges run beside the next chunk."""
-    result = run_two_processes(PROGRAM.format(vocabulary=vocabulary))
-    assert result.returncode == 0, result.stderr
-    assert sorted(result.stdout.splitlines()) == ["fine 0", "fine 1"]
+def inputs(vocabulary):
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(TOKENS, WIDTH, dtype=torch.float64, generator=generator)
+    weight = torch.randn(vocabulary, WIDTH, dtype=torch.float64, generator=generator)
+    targets = torch.randint(vocabulary, (TOKENS,), generator=generator)
+    targets[4] = -100
+    return hidden, weight, targets
+
+
+def split_head(vocabulary, pieces):
+    """Of one rank: (loss, loss without gradients, gradient of hidden, of the rank's rows), bytes counted."""
+    sequence = SequenceParallel(Grid.create(tp=2, pp=1).tp, pieces)
+    rank, parallel.cross_entropy.chunk_rows = sequence.tp.rank, lambda *arguments, **options: CHUNK
+    hidden, weight, targets = inputs(vocabulary)
+    record = split_vocabulary("lm_head.weight", vocabulary, WIDTH, sequence.tp)
+    buffer = ParameterBuffer()
+    head = buffer.add(record, bucket="head")
+    buffer.allocate(torch.float64, "cpu", gradients=True)
+    head.parameters[0].data.copy_(weight[record.offsets[0] :][: record.shape[0]])
+    local = torch.cat([piece.chunk(2)[rank] for piece in hidden.chunk(pieces)]).requires_grad_()
+    before = comm.traffic.copy()
+    loss = parallel.cross_entropy.linear_cross_entropy(local, head, targets, sequence)
+    loss.backward()
+    traffic = comm.traffic - before
+    with torch.no_grad():
+        again = parallel.cross_entropy.linear_cross_entropy(local, head, targets, sequence)
+    padding = head.main_grad[record.shape[0] :]
+    rows = head.parameters[0].main_grad.tolist()
+    return loss.item(), again.item(), local.grad.tolist(), rows, traffic, int(padding.count_nonzero())
+
+
+@pytest.mark.parametrize("vocabulary", [70, 1])
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_a_vocabulary_split_over_two_processes(pool, vocabulary, pieces):
+    """Slices of 64 and 6 rows, and of 1 and none; three chunks, whose exchanges run beside the next chunk."""
+    found = pool.run("tests.parallel.test_cross_entropy:split_head", 2, vocabulary=vocabulary, pieces=pieces)
+    hidden, weight, targets = inputs(vocabulary)
+    hidden.requires_grad_()
+    weight.requires_grad_()
+    wanted = torch.nn.functional.cross_entropy(hidden @ weight.t(), targets, reduction="sum")
+    wanted.backward()
+    losses, again, dhidden, rows, traffic, padding = zip(*found, strict=True)
+    assert len({*losses, *again}) == 1, "the loss differs between ranks"
+    assert losses[0] == pytest.approx(wanted.item(), rel=1e-13)
+    shares = [torch.tensor(part, dtype=torch.float64).chunk(pieces) for part in dhidden]
+    whole = torch.cat([share for piece in zip(*shares, strict=True) for share in piece])
+    torch.testing.assert_close(whole, hidden.grad, rtol=1e-12, atol=1e-14)
+    joined = torch.tensor([row for part in rows for row in part], dtype=torch.float64)
+    torch.testing.assert_close(joined, weight.grad, rtol=1e-12, atol=1e-14)
+    assert padding == (0, 0)
+    gathered = TOKENS * WIDTH * 8 + 2 * TOKENS * 3 * 8  # hidden, and three numbers a token of two ranks
+    for counted in traffic:
+        assert counted == {("all_gather", "tp"): gathered, ("reduce_scatter", "tp"): TOKENS * WIDTH * 8}
 
 
 def test_a_group_of_one_exchanges_nothing(monkeypatch):

@@ -3,6 +3,7 @@
 import functools
 from collections import Counter
 
+import pytest
 import torch
 
 from parallel import check, comm
@@ -67,3 +68,50 @@ def test_the_covering_set_covers():
         together = {(x.recompute, x.kv_heads) for x in layouts if (x.schedule, x.chunks) == (schedule, chunks)}
         assert {r for r, _ in together} == set(VALUES["recompute"])
         assert {k for _, k in together} == set(VALUES["kv_heads"])
+
+
+F64 = torch.float64
+
+
+def start(number, operation, ranks=(0, 1), group="tp", shape=(4,)):
+    return ("start", number, operation, group, ranks, shape, F64)
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        # Both send first and wait: on a link each way that ends, on one and the same it would not.
+        ([[start(1, "send"), ("wait", 1), start(2, "receive"), ("wait", 2)]] * 2, "rank 0 has send"),
+        (
+            [
+                [start(1, "send", group="a"), ("wait", 1), start(2, "receive", group="b"), ("wait", 2)],
+                [start(1, "send", group="b"), ("wait", 1), start(2, "receive", group="a"), ("wait", 2)],
+            ],
+            r"rank 0 waits for send \(4,\) in a \(0, 1\); rank 1 waits for send",
+        ),
+        ([[start(1, "all_reduce"), ("wait", 1)], []], "rank 0 waits for all_reduce"),
+        ([[start(1, "all_reduce"), start(2, "all_gather")], [start(1, "all_gather"), start(2, "all_reduce")]], "tp: rank"),
+        ([[start(1, "all_reduce")], [start(1, "all_reduce", shape=(5,))]], r"\(4,\) .* where rank 1 has all_reduce \(5,\)"),
+        ([[start(1, "send")], []], "operations without partners"),
+        # Two groups, met in opposite order and waited for at once.
+        (
+            [
+                [start(1, "all_reduce", group="a"), ("wait", 1), start(2, "all_reduce", group="b"), ("wait", 2)],
+                [start(1, "all_reduce", group="b"), ("wait", 1), start(2, "all_reduce", group="a"), ("wait", 2)],
+            ],
+            "rank 0 waits for",
+        ),
+    ],
+)  # fmt: skip
+def test_the_order_check_finds(records, message):
+    with pytest.raises(AssertionError, match=message):
+        check_order(records)
+
+
+def test_the_order_check_lets_pass():
+    check_order(
+        [
+            [start(1, "send", group="a"), start(2, "receive", group="b"), ("wait", 2), ("wait", 1)],
+            [start(1, "send", group="b"), start(2, "receive", group="a"), ("wait", 2)],
+        ]
+    )
