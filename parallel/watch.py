@@ -32,9 +32,9 @@ store a second.
 """
 GRACE = 1.0
 """Seconds in which a rank may still come to an error of its own before it is ended."""
-USER_ERROR_GRACE = 3.0
+USER_ERROR_GRACE = 5.0
 """The same after a user error, which every rank finds by itself, if not at the same moment."""
-PATIENCE = 6.0
+PATIENCE = 8.0
 """Seconds for which the one that reports waits for the others to go quiet. Dead and stopped ranks never do."""
 PROCESS_GROUP_MARGIN = 60.0
 """Seconds by which the groups' own timeouts must be longer than the watcher's: their errors do not say who is missing.
