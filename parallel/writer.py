@@ -4,6 +4,7 @@ One thread a rank writes and issues no collective. Ranks tell of their files in 
 all have, rank 0 checks the files, adds its own, syncs and renames the folder. Every thread ends with the same outcome.
 """
 
+import itertools
 import json
 import shutil
 import socket
@@ -59,11 +60,14 @@ class Save:
 
 
 class Writer:
-    """Writes one checkpoint at a time in a thread."""
+    """Writes one checkpoint at a time in a thread. All ranks make their writers in the same order."""
+
+    made = itertools.count()
 
     def __init__(self, world: Group, store: Store | None) -> None:
-        """`store`: a connection that only this writer uses, with keys of its own; None in a group of one."""
+        """`store`: a connection that only this writer uses; None in a group of one."""
         assert (store is None) == (world.size == 1)
+        self.number = next(Writer.made)
         self.world, self.store = world, store
         self.error: str | None = None
         """Why the last checkpoint is not there; the same line on all ranks once all have ended."""
@@ -117,7 +121,7 @@ class Writer:
             self.error = self._failed(error)
 
     def _key(self, name: str) -> str:
-        return f"{self.saves}/{name}"
+        return f"writer-{self.number}/save-{self.saves}/{name}"
 
     def _has_outcome(self) -> bool:
         return self.store is not None and self.store.check([self._key("outcome")])
