@@ -1,5 +1,7 @@
 # make demo   set-up + the whole job on the demo world
 # make test   set-up + the test suite
+# make test-64        64 processes as tp 8 x pp 8 against one (minutes, 14 GB of memory)
+# make test-layouts   every combination of parallel settings against one process (half an hour)
 # Both make their own .venv with PYTHON (3.11 or 3.12) and the versions of constraints.txt.
 
 PYTHON ?= python3
@@ -8,7 +10,7 @@ BIN := $(VENV)/bin
 # The other Triton that the kernels are compiled with in tests; Triton has no build for other systems.
 OTHER_TRITON := $(VENV)/triton-3.6.0
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-64 test-layouts lint clean
 
 demo: $(VENV)/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" ./demo.sh
@@ -16,6 +18,12 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-for-tests lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/kernels --numprocesses 2 --dist loadfile
 	$(BIN)/python -m pytest --ignore tests/kernels
+
+test-64: $(VENV)/installed-for-tests
+	$(BIN)/python -m pytest tests/train/test_large.py --large
+
+test-layouts: $(VENV)/installed-for-tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/parallel/test_layouts.py --every-layout --quiet
 
 lint: $(VENV)/installed-for-tests
 	$(BIN)/ruff check .

@@ -60,6 +60,8 @@ def stage_costs(
         held = [layer_bytes(config, itemsize, kind) for kind in kinds]
         forward, backward, weight = (sum(column) for column in zip(*flops, strict=True))
         kept, put_off = (sum(column) for column in zip(*held, strict=True))
+        if stage == 0:
+            kept += 9  # the embedding: a row number and whether it is of this rank
         if stage == len(parts) - 1:
             forward += 6 * config.hidden_size * config.vocab_size
             kept += itemsize * 2 * config.hidden_size + max(4, itemsize)  # the final norm's input; the head's gradient

@@ -21,6 +21,8 @@ def pytest_addoption(parser):
     )
     parser.addoption("--every-layout", action="store_true", help="all layouts, not only a covering set (half an hour)")
 
+    parser.addoption("--large", action="store_true", help="runs of 64 processes (minutes, 14 GB)")
+
 
 def pytest_collection_modifyitems(items):
     """Tests marked `gpu` are skipped, saying so, where there is none."""

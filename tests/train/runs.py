@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -49,7 +50,7 @@ def launch(shards, out, processes=1, **flags):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
@@ -66,3 +67,17 @@ def weights(run, step):
     for name in set(index["weight_map"].values()):
         tensors |= load_file(folder / name)
     return tensors
+
+
+def assert_same_run(run, reference, step, tolerance=1e-9):
+    """Weights after `step`, losses, gradient norms and validation losses: largest difference over largest magnitude."""
+    expected = weights(reference, step)
+    found = weights(run, step)
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
+        difference = (tensor - expected[name]).abs().max()
+        assert difference <= tolerance * expected[name].abs().max(), f"{run.name} {name} {difference}"
+    for ours, theirs in zip(metrics(run), metrics(reference), strict=True):
+        for key in ("loss", "grad_norm", "validation_loss"):
+            if key in theirs:
+                assert ours[key] == pytest.approx(theirs[key], rel=tolerance), key
