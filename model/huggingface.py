@@ -16,7 +16,7 @@ from .llama import Llama
 
 MAX_FILE_BYTES = 5 * 10**9
 """Size after which the next tensor goes to a new file; 5 GB is what hubs and browsers take well."""
-BLOCK_BYTES = 16 * 2**20
+BLOCK_BYTES = 4 * 2**20
 """Rows of a tensor that are read and checked at once."""
 
 
@@ -70,12 +70,12 @@ def _load_parameter(parameter: Parameter, tensors: safe_open, file: Path) -> Non
         )
     (first, rows), *others = zip(record.offsets, record.shape, strict=True)
     columns = tuple(slice(o, o + n) for o, n in others)
-    # In blocks of rows: what is read stays in the file's pages, but the check for NaN makes copies.
+    # In blocks of rows: what is read stays in the file's pages, but the check of columns of a matrix copies them.
     step = max(1, BLOCK_BYTES // (max(1, math.prod(record.shape[1:])) * parameter.data.element_size()))
     for start in range(0, rows, step):
         block = parameter.data[start : start + step]
         values = stored[(slice(first + start, first + start + len(block)), *columns)]
-        if not torch.isfinite(values).all():
+        if not all(map(math.isfinite, torch.aminmax(values))):
             raise ValueError(f"{file}: tensor {record.name} holds NaN or infinite weights; use an earlier checkpoint")
         block.copy_(values)
 

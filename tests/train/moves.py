@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
+import train as training_command
 from data.settings import parse
 from parallel.grid import Grid
 from parallel.host_file import HostFile
 from parallel.launch import launched_processes, start_processes, stop_processes
-from train import Trainer
 from training.settings import Settings, check
 
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -64,12 +64,13 @@ def main(file):
     rank, _, _ = launched_processes()
     device = start_processes("cpu", 60)
     torch.set_num_threads(1)
+    training_command.peak_flops = lambda device, dtype: (1e12, "not measured")  # which takes longer than a run here
     seen = []
     for job in json.loads(Path(file).read_text()):
         settings = parse(Settings, job["arguments"], program="train.py", description="")
         check(settings)
         try:
-            trainer = Trainer(settings, Grid.create(settings.tp, settings.pp, 60), device)
+            trainer = training_command.Trainer(settings, Grid.create(settings.tp, settings.pp, 60), device)
             seen.append(globals()[job["action"]](trainer, job))
         except ValueError as error:
             if not job.get("fails"):
