@@ -1,12 +1,17 @@
-"""One thread a rank that knows when another one fails, dies or waits too long, and then ends this process.
+"""A thread in each rank that knows when another one fails, dies or waits too long, and then ends this process.
 
 Every second it writes a heartbeat (where the rank is, and the operation it waits in) and looks for a failure in the
 store. Rank 0 reads everybody's heartbeat, the others rank 0's, so that the store serves a few requests a rank and
 second. The first failure posted counts. Its rank alone prints, when the others have gone quiet, or rank 0 in the name
 of a dead one: what stands last on the screen is the cause. Everybody leaves by `os._exit`, because the main thread may
 be blocked outside Python and Python's own way out waits for it.
+
+The watcher itself is watched: a second thread ends the process when the store gives no answer, because its machine has
+frozen or the network is cut, and a timer outside Python does so when the thread cannot run, because something holds
+the interpreter's lock.
 """
 
+import faulthandler
 import json
 import os
 import signal
@@ -15,6 +20,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -39,8 +45,8 @@ PATIENCE = 8.0
 PROCESS_GROUP_MARGIN = 60.0
 """Seconds by which the groups' own timeouts must be longer than the watcher's: their errors do not say who is missing.
 """
-STORE_TIMEOUT = 10.0
-"""Seconds for one answer of the store, which is far more than it ever takes."""
+CONNECT_TIMEOUT = 60.0
+"""Seconds for a connection to the store, to which all ranks come at once."""
 
 
 @dataclass(frozen=True)
@@ -74,21 +80,27 @@ class Watcher:
         self.rank, self.host = world.rank, socket.gethostname()
         self.others = tuple(rank for rank in world.ranks if rank != self.rank)
         self.ended, self.failing, self.leaving = threading.Event(), threading.Event(), threading.Lock()
-        self.beats = 0
+        self.parted = threading.Event()
+        self.beats = self.answers = 0
+        self.threads = [
+            threading.Thread(target=target, name=f"watcher {target.__name__}", daemon=True)
+            for target in (self._watch, self._guard)
+        ]
         self.silence: dict[int, tuple[str, float]] = {}
         """Last heartbeat seen of each watched rank, and for how many seconds it has been that one."""
 
     def __enter__(self) -> "Watcher":
         if self.world.size > 1:
-            self.store = launch.connect("watch", STORE_TIMEOUT)
+            watch, guard = self.threads
+            self.store = launch.connect("watch", CONNECT_TIMEOUT)
+            guard.start()
             self._beat()
             # Nobody reads a heartbeat before all are there: reading waits for what is missing.
             everyone = [f"heartbeat/{rank}" for rank in self.world.ranks]
             self._wait_for(everyone if self.rank == 0 else ["all here"], self.timeout)
             if self.rank == 0:
                 self.store.set("all here", "")
-            self.thread = threading.Thread(target=self._watch, name="watcher", daemon=True)
-            self.thread.start()
+            watch.start()
         return self
 
     def __exit__(self, error_type: type | None, error: BaseException | None, *_: object) -> None:
@@ -120,7 +132,7 @@ class Watcher:
             get_error_handler().record_exception(error)  # torchrun's summary repeats it
         self._leave(failure, own.text if own.is_user_error else "")
 
-    # --- the thread ---
+    # --- the threads ---
 
     def _watch(self) -> None:
         before = time.monotonic()
@@ -130,6 +142,7 @@ class Watcher:
                 now = time.monotonic()
                 failure = self._posted() or self._find_dead(now - before) or self._find_hang()
                 before = now
+                self.answers += 1
                 if failure is not None:
                     self._end(failure)
         except dist.DistError:
@@ -137,8 +150,18 @@ class Watcher:
         except Exception as error:
             self.fail(error)
 
+    def _guard(self) -> None:
+        """End the process when the store is silent: a thread that asks it waits for ever."""
+        answers, seconds = -1, 0.0
+        while not self.parted.wait(INTERVAL):
+            seconds = seconds + INTERVAL if self.answers == answers else 0.0
+            answers = self.answers
+            if seconds > self.limit:
+                self._store_lost(wait=False)
+
     def _beat(self) -> None:
-        """Write the heartbeat. A rank that is not seen to write another is dead, or stopped."""
+        """Write the heartbeat. A rank that cannot write another ends itself, if it lives, somewhat after the others."""
+        faulthandler.dump_traceback_later(self.limit + PATIENCE, exit=True, file=2)
         self.beats += 1
         self._write_state({"beat": self.beats, "operation": comm.waiting_in(), "place": _place()})
 
@@ -217,6 +240,7 @@ class Watcher:
         """The failure of another rank, for which the thread goes on looking; None if none shows."""
         end = time.monotonic() + self.limit + 5 * INTERVAL
         while (failure := self._posted()) is None and time.monotonic() < end:
+            self.answers += 1
             time.sleep(INTERVAL / 4)
         return failure
 
@@ -225,6 +249,7 @@ class Watcher:
         that torchrun takes it for the cause too. `user_error`: what this rank has found itself.
         """
         self.leaving.acquire()  # by the main thread or the watcher, whoever comes first; the other one stays here
+        faulthandler.cancel_dump_traceback_later()
         try:
             if failure.reporter == self.rank:
                 alive = [f"gone/{rank}" for rank in self.others if rank not in failure.dead]
@@ -251,20 +276,25 @@ class Watcher:
         common = self.store.check(alive) and all(t.decode() == failure.text for t in self.store.multi_get(alive))
         return f"error: {failure.text}" if common else f"error: rank {self.rank} on host {self.host}: {failure.text}"
 
-    def _store_lost(self) -> NoReturn:
-        """Without the store nobody can be asked; who kept it has failed. The lowest other rank says so."""
-        self.leaving.acquire()
+    def _store_lost(self, wait: bool = True) -> NoReturn:
+        """Without the store nobody can be asked; who kept it has failed. The lowest other rank says so.
+
+        `wait`: let another thread that has begun to leave go on.
+        """
+        if not self.leaving.acquire(blocking=wait):
+            _exit(1)
         keeper, (host, port) = launch.store_rank(), launch.meeting_point()
         if self.rank == (0 if keeper is None else 1):
             time.sleep(2 * INTERVAL)  # until the others know too: torch prints a page of C++ for each
             name = "torchrun" if keeper is None else f"rank {keeper}"
-            _print(f"{name} on host {host} is gone: its store at port {port} does not answer rank {self.rank}")
+            _print(f"{name} on host {host} is gone: its store at port {port} gives no answer to rank {self.rank}")
         _exit(1)
 
     def _finish(self) -> None:
         """Leave in peace. The store's host goes last."""
         self.ended.set()
-        self.thread.join()
+        self.threads[0].join()
+        faulthandler.cancel_dump_traceback_later()
         try:
             self._write_state({"finished": True})
             if self.rank == launch.store_rank():
@@ -274,6 +304,7 @@ class Watcher:
             self._store_lost()
         if failure is not None:
             self._leave(failure)
+        self.parted.set()
 
     def _all_finished(self) -> bool:
         if self.store.check(["failure"]):
@@ -284,10 +315,11 @@ class Watcher:
         if not self._wait_until(lambda: self.store.check(keys), seconds):
             raise TimeoutError(f"not all ranks have joined within {seconds:g} s")
 
-    @staticmethod
-    def _wait_until(condition, seconds: float) -> bool:
+    def _wait_until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Ask the store until `condition` is met; False when it was not in time."""
         end = time.monotonic() + seconds
         while not (met := condition()) and time.monotonic() < end:
+            self.answers += 1
             time.sleep(INTERVAL / 20)
         return met
 

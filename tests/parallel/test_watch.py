@@ -1,6 +1,7 @@
 """Ranks that raise, block, stop or die: all others end, and the cause stands last."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -18,7 +20,7 @@ from tests.parallel.test_launch import bare_environment
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 8
 """Seconds of the timeout and of the heartbeat limit below. All cases start at once, on perhaps two cores."""
-RANKS = {"blocked": 4, "raise": 3, "user": 3, "together": 2, "dead": 3}
+RANKS = {"blocked": 4, "raise": 3, "user": 2, "together": 2, "dead": 2, "frozen": 2, "locked": 2}
 HOST = socket.gethostname()
 
 PROGRAM = """
@@ -34,8 +36,10 @@ with Watcher(world, limit, limit):
     grid = Grid.create(tp=1, pp=1, timeout_seconds=120)
     comm.barrier(world, device)
     print(f"ready {world.rank}", flush=True)
-    if case == "dead":
+    if case in ("dead", "frozen"):
         time.sleep(1000)
+    if case == "locked" and world.rank == 1:
+        ctypes.PyDLL(None).sleep(1000)
     if case == "raise" and world.rank == 1:
         raise RuntimeError("seven is not prime")
     if case == "user" and world.rank == 1:
@@ -72,14 +76,23 @@ def start(case, ranks):
     return processes, os.fdopen(reading)
 
 
+def end_after(first, second):
+    """Kill `first` once `second` has ended: who stands still keeps the screen open."""
+    try:
+        second.wait(timeout=60)
+    finally:
+        first.kill()
+
+
 def finish(case, processes, screen):
     """Lines on the screen, exit codes in rank order, and seconds since the last rank was ready."""
     begin, lines = time.monotonic(), []
     for line in screen:
         if line.startswith("ready"):
             begin = time.monotonic()
-            if case == "dead" and line == "ready 0\n":
-                processes[0].send_signal(signal.SIGKILL)
+            if line == "ready 0\n" and case in ("dead", "frozen"):
+                processes[0].send_signal(signal.SIGKILL if case == "dead" else signal.SIGSTOP)
+                Thread(target=end_after, args=processes).start()
         elif line.strip():
             lines.append(line.rstrip())
     return lines, [process.wait(timeout=60) for process in processes], time.monotonic() - begin
@@ -123,7 +136,7 @@ def test_the_first_error_stands_alone_and_last(outcomes):
 
 def test_a_user_error_of_one_rank_says_whose_it_is(outcomes):
     lines, codes, _ = outcomes["user"]
-    assert codes == [2, 2, 2]
+    assert codes == [2, 2]
     assert lines == [f"error: rank 1 on host {HOST}: one file is damaged"]
 
 
@@ -136,9 +149,37 @@ def test_a_user_error_of_all_ranks_is_printed_by_all(outcomes):
 def test_a_dead_keeper_of_the_store_is_noticed(outcomes):
     """Rank 0 cannot even be asked for its last heartbeat. torch prints C++ of its own before."""
     lines, codes, seconds = outcomes["dead"]
-    assert codes == [-signal.SIGKILL, 1, 1]
+    assert codes == [-signal.SIGKILL, 1]
     assert seconds < 30
     assert lines[-1].startswith("rank 0 on host localhost is gone: its store at port")
+
+
+def test_a_frozen_keeper_of_the_store_is_noticed(outcomes):
+    """Its machine answers nothing, and closes no connection."""
+    lines, codes, _ = outcomes["frozen"]
+    assert codes == [-signal.SIGKILL, 1]
+    assert [line.partition(" at port ")[0] for line in lines] == ["rank 0 on host localhost is gone: its store"]
+
+
+def test_a_rank_that_holds_the_interpreter_is_reported_and_ends_itself(outcomes):
+    lines, codes, seconds = outcomes["locked"]
+    assert codes == [1, 1]
+    assert seconds < 30
+    assert lines[0].startswith(f"rank 1 on host {HOST}: no sign of life for {LIMIT} s; it was at ")
+    assert lines[1].startswith("Timeout")
+    assert lines[-1].strip() == f'File "<string>", line {line_of("ctypes.PyDLL")} in <module>'
+
+
+def test_torchruns_summary_names_the_same_cause():
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3", "--no-python"]
+    result = subprocess.run(
+        [*launcher, sys.executable, "-c", PROGRAM, "raise", str(LIMIT)],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False, env=bare_environment(),
+    )  # fmt: skip
+    ours, _, summary = result.stderr.partition("Root Cause (first observed failure):")
+    assert f"RuntimeError: seven is not prime\nrank 1 on host {HOST} failed\n" in ours
+    assert re.search(r"rank +: 1 \(local_rank: 1\)", summary)
+    assert "RuntimeError: seven is not prime" in summary
 
 
 def test_one_process_is_not_watched():
