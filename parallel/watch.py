@@ -100,6 +100,7 @@ class Watcher:
             self._wait_for(everyone if self.rank == 0 else ["all here"], self.timeout)
             if self.rank == 0:
                 self.store.set("all here", "")
+            self._end_if_stuck()
             watch.start()
         return self
 
@@ -138,6 +139,7 @@ class Watcher:
         before = time.monotonic()
         try:
             while not self.ended.wait(INTERVAL):
+                self._end_if_stuck()
                 self._beat()
                 now = time.monotonic()
                 failure = self._posted() or self._find_dead(now - before) or self._find_hang()
@@ -159,9 +161,12 @@ class Watcher:
             if seconds > self.limit:
                 self._store_lost(wait=False)
 
-    def _beat(self) -> None:
-        """Write the heartbeat. A rank that cannot write another ends itself, if it lives, somewhat after the others."""
+    def _end_if_stuck(self) -> None:
+        """End the process, showing where it is, if this is not called again: somewhat after the others have ended."""
         faulthandler.dump_traceback_later(self.limit + PATIENCE, exit=True, file=2)
+
+    def _beat(self) -> None:
+        """Write the heartbeat. A rank that is not seen to write another is dead, or stopped."""
         self.beats += 1
         self._write_state({"beat": self.beats, "operation": comm.waiting_in(), "place": _place()})
 

@@ -90,7 +90,9 @@ class Settings:
     timeout: float = 600.0
     """Seconds a rank waits for the others in one operation before it gives up."""
     heartbeat_limit: float = 15.0
-    """Seconds without a sign of life (one is due every second) after which a rank counts as dead and all others end."""
+    """Seconds without a sign of life (one is due every second) after which a rank counts as dead and all others end.
+    torchrun itself kills what is left 30 seconds after the first process of its node has ended.
+    """
 
 
 MAY_CHANGE = frozenset(
