@@ -62,7 +62,7 @@ def fill_the_disk(trainer, job):
 
 def main(file):
     rank, _, _ = launched_processes()
-    device = start_processes("cpu", 60)
+    device = start_processes("cpu", 240)
     torch.set_num_threads(1)
     training_command.peak_flops = lambda device, dtype: (1e12, "not measured")  # which takes longer than a run here
     seen = []
@@ -70,7 +70,7 @@ def main(file):
         settings = parse(Settings, job["arguments"], program="train.py", description="")
         check(settings)
         try:
-            trainer = training_command.Trainer(settings, Grid.create(settings.tp, settings.pp, 60), device)
+            trainer = training_command.Trainer(settings, Grid.create(settings.tp, settings.pp, 240), device)
             seen.append(globals()[job["action"]](trainer, job))
         except ValueError as error:
             if not job.get("fails"):

@@ -22,7 +22,7 @@ from tests.train.runs import ROOT, command, metrics, train, weights
 
 FLAGS = {
     "dtype": "float64", "steps": 15, "validation_every": 0, "sequence_length": 32, "micro_batch_size": 1,
-    "global_batch_size": 8,
+    "global_batch_size": 4,
 }  # fmt: skip
 
 CHAINS = {
