@@ -16,8 +16,6 @@ import torch
 from torch import Tensor
 
 DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16"}
-ALIGNMENT = 64
-"""Bytes: every file's first tensor starts at a multiple of this in host memory."""
 WRITE_BYTES = 64 * 2**20
 """Written at once; between two writes it is seen whether to go on."""
 
@@ -62,20 +60,13 @@ def host_files(
     """Memory for all tensors of some files: `{path: {name: (dtype, shape)}}`, one dtype a file.
 
     Every page is touched: the first copy into fresh memory would take ten times as long as a later one. `pinned`: a GPU
-    can write to it by itself, beside the host.
+    can write to it by itself, beside the host; torch rounds each file's pinned memory up to a power of two.
     """
-    sizes = {path: sum(map(_nbytes, tensors.values())) for path, tensors in contents.items()}
-    starts, position = {}, 0
-    for path, size in sizes.items():
-        starts[path] = position
-        position += math.ceil(size / ALIGNMENT) * ALIGNMENT
-    memory = torch.empty(position, dtype=torch.uint8).fill_(0)
-    if pinned and position:
-        # torch's own pinned memory comes in powers of two, which could be twice as much.
-        torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), position, 0))
-    return [
-        _lay_out(path, tensors, memory[starts[path] : starts[path] + sizes[path]]) for path, tensors in contents.items()
-    ]
+    files = []
+    for path, tensors in contents.items():
+        size = sum(map(_nbytes, tensors.values()))
+        files.append(_lay_out(path, tensors, torch.empty(size, dtype=torch.uint8, pin_memory=pinned).fill_(0)))
+    return files
 
 
 def _lay_out(path: str, tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], memory: Tensor) -> HostFile:
