@@ -94,7 +94,8 @@ def test_ranks_that_do_not_fit_together_end_with_one_line(shards, tmp_path):
         start([MPIEXEC, "-n", 2, sys.executable, *command(shards, run, tp=4)]),
     ]
     results = finish(started)
-    assert [code for code, _ in results] == [2] * 6
+    assert [code for code, _ in results[:5]] == [2] * 5
+    assert results[5][0] in (2, 9)  # mpiexec kills what is left when the first one has ended
     errors = [[line for line in err.splitlines() if line.startswith("error: ")] for _, err in results]
     host = socket.gethostname()
     assert errors[0] == errors[1] == [
@@ -107,7 +108,7 @@ def test_ranks_that_do_not_fit_together_end_with_one_line(shards, tmp_path):
     ]  # fmt: skip
     needs = "error: --tp 4 --pp 1 needs 4 processes or a multiple of it, not 2; run: "
     assert [line.startswith(f"{needs}srun --ntasks 4 python train.py --data") for line in errors[4]] == [True]
-    assert [line.startswith(f"{needs}mpiexec -n 4 python train.py --data") for line in errors[5]] == [True] * 2
+    assert {line.startswith(f"{needs}mpiexec -n 4 python train.py --data") for line in errors[5]} == {True}
     assert not any("Traceback" in err for _, err in results)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other"]
     assert list(other.iterdir()) == []
