@@ -44,12 +44,14 @@ def delete_older(run: Path, keep_last: int, keep_every: int) -> None:
 
 
 def write_optimizer_index(folder: Path, written: dict[str, dict]) -> None:
-    """`written`: `{path: {"bytes", "tensors": names}}` of a checkpoint's files, from `folder`'s parent on."""
+    """`written`: `{path: {"bytes", "tensors": Hugging Face names}}` of a checkpoint's files; paths from `folder`'s
+    parent on.
+    """
     prefix = f"{folder.name}/"
     files = {path.removeprefix(prefix): file for path, file in written.items() if path.startswith(prefix)}
     holding: dict[str, list[str]] = {}
     for path, file in sorted(files.items()):
-        for name in dict.fromkeys(key.split("|")[1] for key in file["tensors"]):
+        for name in file["tensors"]:
             holding.setdefault(name, []).append(path)
     index = {"files": {path: file["bytes"] for path, file in files.items()}, "weight_map": holding}
     (folder / OPTIMIZER_INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -140,6 +140,11 @@ def rectangle_key(state: str, name: str, offsets: tuple[int, ...]) -> str:
     return f"{state}|{name}|{','.join(map(str, offsets))}"
 
 
+def tensor_names(file: HostFile) -> list[str]:
+    """Hugging Face names of the tensors of which a file holds something."""
+    return list(dict.fromkeys(key.split("|")[1] if "|" in key else key for key in file.tensors))
+
+
 def local_rectangles(
     optimizer: Optimizer,
 ) -> Iterator[tuple[Record, tuple[int, ...], tuple[int, ...], Shard, slice]]:

@@ -18,6 +18,7 @@ from typing import Protocol
 
 from .comm import Group
 from .host_file import Cancelled, HostFile, sync
+from .snapshot import tensor_names
 
 SLOWEST = 3600.0
 """Seconds that rank 0 waits for the others' files after its own are written."""
@@ -47,8 +48,8 @@ class Save:
     ready: Callable[[], None]
     """Waits until the files' memory is filled."""
     complete: Callable[[Path, dict[str, dict]], None]
-    """Called on rank 0 with the temporary folder and `{path: {"bytes", "tensors": names}}` of all ranks' files, to
-    write what else belongs to the checkpoint.
+    """Called on rank 0 with the temporary folder and `{path: {"bytes", "tensors": Hugging Face names}}` of all ranks'
+    files, to write what else belongs to the checkpoint.
     """
     published: Callable[[], None]
     """Called on rank 0 once the checkpoint is whole under its name."""
@@ -107,7 +108,7 @@ class Writer:
             self.save.ready()
             for file in self.save.files:
                 file.write(self.save.temporary, self.cancelled.is_set)
-            written = {f.path: {"bytes": f.nbytes, "tensors": list(f.tensors)} for f in self.save.files}
+            written = {f.path: {"bytes": f.nbytes, "tensors": tensor_names(f)} for f in self.save.files}
             if self.world.rank == 0:
                 self._publish(written)
             else:

@@ -112,7 +112,7 @@ for rank in range(4):
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux to measure memory")
 def test_loading_takes_no_memory_beside_the_ranks_share(tmp_path):
-    """540 MB at tp 4: anonymous memory grows by each rank's share and at most 15 % of it, at every moment."""
+    """509 MB at tp 4: anonymous memory grows by each rank's share and at most 15 % of it, at every moment."""
     config = LlamaConfig(16000, 1024, 2816, 8, 16, 8, 64, 128)
     shapes = tensor_shapes(config)
     for path, names in weight_files(config, torch.float32).items():

@@ -22,7 +22,7 @@ from parallel.grid import Grid
 from parallel.host_file import host_files
 from parallel.optimizer import AdamWSettings, Optimizer
 from parallel.parameter import ParameterBuffer, Record
-from parallel.snapshot import Snapshot, share_out
+from parallel.snapshot import Snapshot, share_out, tensor_names
 from parallel.writer import Save, Writer
 
 SHAPES = {"embedding": (11, 24), "gain": (24,), "q": (30, 24), "k": (12, 24), "v": (12, 24)}
@@ -73,7 +73,7 @@ def save(folder, dtype, dp):
         taken.ready()
         for file in taken.files:
             file.write(folder)
-            written[file.path] = {"bytes": file.nbytes, "tensors": list(file.tensors)}
+            written[file.path] = {"bytes": file.nbytes, "tensors": tensor_names(file)}
     write_optimizer_index(folder / "training", written)
     return written
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -18,7 +19,8 @@ from model.huggingface import load_model, save_model
 from model.llama import Llama, micro_batch
 from parallel.checkpoint import checkpoint_folders
 from parallel.host_file import HostFile
-from tests.train.runs import ROOT, command, metrics, train, weights
+from tests.train.runs import ROOT, command, launch, metrics, train, weights
+from train import Trainer
 
 FLAGS = {
     "dtype": "float64", "steps": 15, "validation_every": 0, "sequence_length": 32, "micro_batch_size": 1,
@@ -225,6 +227,33 @@ def test_older_checkpoints_are_deleted(shards, tmp_path):
     assert len(list((tmp_path / "run/checkpoints").iterdir())) == 3
 
 
+def test_training_goes_on_while_a_checkpoint_is_written(shards, straight, tmp_path, monkeypatch):
+    """The disk takes until two steps later; what it gets are the weights of the moment."""
+    go_on = threading.Event()
+
+    def step(self, micro_batches, original=Trainer.train_step):
+        pending = original(self, micro_batches)
+        if pending.step == 5:
+            assert steps_of(tmp_path / "run") == []
+            go_on.set()
+        return pending
+
+    def write(self, *arguments, original=HostFile.write):
+        assert go_on.wait(30)
+        original(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "train_step", step)
+    monkeypatch.setattr(HostFile, "write", write)
+    train(shards, tmp_path / "run", checkpoint_every=3)
+    assert steps_of(tmp_path / "run") == [3, 6]
+    monkeypatch.undo()
+    train(shards, tmp_path / "three", stop_step=3)
+    expected, found = weights(tmp_path / "three", 3), weights(tmp_path / "run", 3)
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    last = weights(straight, 6)
+    assert all(torch.equal(tensor, last[name]) for name, tensor in weights(tmp_path / "run", 6).items())
+
+
 def test_a_run_waits_for_a_slow_disk_and_says_so(shards, tmp_path, monkeypatch, capfd):
     def slow(self, *arguments, original=HostFile.write):
         time.sleep(0.1)
@@ -275,6 +304,18 @@ def test_damaged_checkpoints_are_named(straight, shards, tmp_path, damage, messa
     damage(run / "checkpoints" / "step-00000006")
     with pytest.raises(ValueError, match=message):
         train(shards, run)
+
+
+def test_missing_state_is_one_line_in_several_processes(straight, shards, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(straight, run)
+    file = run / "checkpoints/step-00000006/training/optimizer-00000.safetensors"
+    file.unlink()
+    result = launch(shards, run, 2, tp=2)
+    assert result.returncode != 0
+    line = f"error: {file}: named in optimizer.index.json but missing; resume from an earlier checkpoint"
+    assert result.stderr.count(line) == 2
+    assert "exitcode  : 2" in result.stderr
 
 
 def cut(file):
