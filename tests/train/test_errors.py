@@ -34,6 +34,11 @@ def error_line(result):
         ({"min_lr_ratio": -3}, "--min-lr-ratio -3.0: must be at least 0"),
         ({"seed": 2**32}, "--seed 4294967296: must be at most"),
         ({"steps": "many"}, "--steps: invalid int value: 'many'; see train.py --help"),
+        ({"chunks": 2}, "--chunks 2: --schedule 1f1b has one; use --schedule interleaved or zb"),
+        ({"schedule": "interleaved"}, "--schedule interleaved needs --chunks 2 or more"),
+        ({"chunks": 9, "schedule": "zb"}, r"8 layers cannot be split over 9 pipeline parts \(--pp times --chunks\)"),
+        ({"recompute": "full-0"}, "--recompute full-0: must be none, mlp, attention, full or full-N"),
+        ({"pieces": 5}, "--pieces 5: must be at most 4"),
         ({"tp": 8, "pp": 8}, "needs 64 processes or a multiple of it, not 1; run: torchrun --nproc-per-node 64 "),
     ],
 )  # fmt: skip
@@ -71,6 +76,19 @@ def test_errors_are_one_line_on_the_screen(shards, tmp_path):
     assert result.stderr.count("error: --global-batch-size 2 is not a multiple of 4") == 2
     summary = result.stderr[result.stderr.rindex("Root Cause") :]
     assert "is not a multiple of 4" in summary
+
+
+def test_a_split_that_does_not_fit_the_model_is_one_line(shards, tmp_path):
+    """Found by every rank alike; a pipeline of more stages than layers, and heads that tp does not divide."""
+    for flags, message in (
+        ({"tp": 3}, "error: --tp 3 does not divide the model's 8 attention heads"),
+        ({"pp": 3, "chunks": 3, "schedule": "zb"}, "error: 8 layers cannot be split over 9 pipeline parts (--pp times --chunks)"),
+    ):
+        result = launch(shards, tmp_path / "run", processes=3, **flags, global_batch_size=6)
+        assert result.returncode != 0
+        assert message in result.stderr
+        assert "Traceback (most recent call last)" not in result.stderr.split("ChildFailedError")[0].split(message)[0]
+        assert not (tmp_path / "run").exists()
 
 
 def test_damaged_model_folders_are_named(straight, shards, tmp_path):
