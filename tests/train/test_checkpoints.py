@@ -24,7 +24,7 @@ from train import Trainer
 
 FLAGS = {
     "dtype": "float64", "steps": 15, "validation_every": 0, "sequence_length": 32, "micro_batch_size": 1,
-    "global_batch_size": 4,
+    "global_batch_size": 4, "pieces": 1,
 }  # fmt: skip
 
 CHAINS = {
