@@ -85,7 +85,7 @@ class Trainer:
             gradients=True,
             recompute=settings.recompute,
             chunks=settings.chunks,
-            pieces=settings.pieces,
+            pieces=settings.pieces or (2 if device.type == "cuda" else 1),
         )
         self.position = Position()
         if weights is not None:

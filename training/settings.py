@@ -40,9 +40,9 @@ class Settings:
     """Order of forward and backward passes in the pipeline. zb puts weight gradients off into the bubble, at most one
     micro-batch's memory above 1f1b's. `python -m parallel.pipeline` draws them.
     """
-    pieces: int = 2
+    pieces: int = 0
     """Pieces the tokens of a micro-batch are cut into under tp, so that the forward exchange of one runs beside the
-    product of another (1: exchange and product in turn; 2 to 4).
+    product of another (1: exchange and product in turn; 4 at most). 0: 2 on CUDA, 1 on a CPU, which does both itself.
     """
     recompute: str = "none"
     """Activations to compute again in the backward pass instead of keeping them: none, mlp (gate and up; 47 % less
@@ -114,7 +114,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "keep_last": (0, math.inf),
     "keep_every": (0, math.inf),
     "chunks": (1, math.inf),
-    "pieces": (1, 4),
+    "pieces": (0, 4),
     "steps": (1, math.inf),
     "global_batch_size": (1, math.inf),
     "micro_batch_size": (1, math.inf),
