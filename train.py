@@ -100,9 +100,9 @@ class Trainer:
         self.checkpoints = Checkpoints(self.run, self.model, self.optimizer, self.tokenizer, settings)
         if checkpoints:
             self.position = self.checkpoints.resume(checkpoints[-1])
-        self.peak, peak_source = peak_flops(device, self.dtype)
         self.log = None
         if grid.world.rank == 0:
+            self.peak, peak_source = peak_flops(device, self.dtype)
             begin_run(self.run, description)
             print(self.description(config, peak_source), flush=True)
             self.log = RunLog(self.run, settings.steps, self.position.step)
