@@ -49,6 +49,8 @@ class Result:
     """Hugging Face name -> (offsets in the whole tensor, values) of what this rank holds."""
     traffic: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Bytes this rank should have communicated, by (operation, group name)."""
+    counted: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Bytes it has."""
 
 
 def config_of(layout: Layout) -> LlamaConfig:
@@ -117,7 +119,7 @@ def run(layout: Layout, grid: Grid, device: torch.device, dtype: torch.dtype) ->
         config, layout.pp, layout.chunks, tokens=TOKENS, sequence_length=TOKENS, recompute=layout.recompute
     )
     schedule = build(layout.schedule, layout.pp, layout.micro_batches, layout.chunks, costs)[grid.pp.rank]
-    result = Result()
+    result, before = Result(), Counter(comm.traffic)
     for step in range(STEPS):
         loaded = batches(layout, step, grid.dp.rank, model.sequence.multiple, device)
         model.buffer.begin_step(len(loaded))
@@ -135,6 +137,7 @@ def run(layout: Layout, grid: Grid, device: torch.device, dtype: torch.dtype) ->
         if group.size > 1:
             result.traffic["all_reduce", group.name] += (STEPS + 1) * 2 * 8  # loss and tokens
     model.buffer.wait()
+    result.counted = Counter(comm.traffic) - before
     for parameter in model.buffer.parameters:
         result.weights.setdefault(parameter.record.name, []).append((parameter.record.offsets, parameter.data))
     return result

@@ -6,7 +6,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from .comm import Group
+from .comm import Group, all_reduce, start_receive, start_send
 
 
 @dataclass(frozen=True)
@@ -91,17 +91,28 @@ def _slice_with(ranks: torch.Tensor, axis: int, rank: int) -> tuple[int, ...]:
 
 
 def _group(name: str, members: tuple[int, ...], rank: int, timeout_seconds: float) -> Group:
-    """A group of the `members` among whom this rank is.
+    """A group of the `members` among whom this rank is, with its connections open."""
+    if len(members) == 1:
+        return Group(name, members, 0)
+    group = _declare(name, members, rank, timeout_seconds)
+    all_reduce(_one_number(), group)
+    return group
+
+
+def _declare(name: str, members: tuple[int, ...], rank: int, timeout_seconds: float) -> Group:
+    """A group without connections; NCCL opens them when they are first used, and holds up the host until all come.
 
     Only members synchronise, so that 1,000 ranks do not wait for each of 1,000 groups. Its name in the store is made
     from its members and the number of groups this process has, which must then be the same on all members: every rank
     creates its groups in the same rounds, and one that has no partner in a round creates one with itself
     (`_partnerless`).
     """
-    if len(members) == 1:
-        return Group(name, members, 0)
     handle = dist.new_group(members, timeout=timedelta(seconds=timeout_seconds), use_local_synchronization=True)
     return Group(name, members, members.index(rank), handle)
+
+
+def _one_number() -> torch.Tensor:
+    return torch.zeros(1, device="cuda" if dist.get_backend() == "nccl" else "cpu")
 
 
 def _partnerless(rank: int) -> None:
@@ -110,7 +121,11 @@ def _partnerless(rank: int) -> None:
 
 
 def _links(stages: tuple[int, ...], rank: int, timeout_seconds: float) -> dict[str, Group]:
-    """The directed links of this rank's pipeline, closed to a ring, and the group of its two ends."""
+    """The directed links of this rank's pipeline, closed to a ring, and the group of its two ends.
+
+    Every link is opened here by a first transfer, round after round. Opened in the middle of a step it would stop the
+    host of the rank that comes first, and a schedule is free of deadlock only while transfers stop no one.
+    """
     size, mine = len(stages), stages.index(rank)
     groups: dict[str, Group] = {}
     if size == 1:
@@ -128,7 +143,9 @@ def _links(stages: tuple[int, ...], rank: int, timeout_seconds: float) -> dict[s
                 continue
             members = (stages[start], stages[(start + 1) % size])
             name = at_start if mine == start else at_end
-            groups[name] = _group(direction, members, rank, timeout_seconds)
+            groups[name] = _declare(direction, members, rank, timeout_seconds)
+            sends = name in ("to_next", "to_previous")
+            (start_send if sends else start_receive)(_one_number(), groups[name]).wait()
     if mine in (0, size - 1):
         groups["ends"] = _group("ends", (stages[0], stages[-1]), rank, timeout_seconds)
     else:

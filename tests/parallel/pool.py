@@ -1,5 +1,6 @@
 """Warm processes that become the ranks of one grid after another: starting Python and torch takes longer than a run."""
 
+import faulthandler
 import importlib
 import queue
 import tempfile
@@ -11,12 +12,17 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
-TIMEOUT = 120
-"""Seconds that a job may take, and a rank wait for others."""
+TIMEOUT = 90
+"""Seconds for which a rank waits for others."""
+PATIENCE = TIMEOUT + 60
+"""Seconds for which the tests wait for a rank: it says itself where it waited in vain."""
 
 
 class Pool:
-    """`size` processes. `run(function, n, **arguments)` calls a function of a module on n ranks that have joined."""
+    """`size` processes. `run(function, n, **arguments)` calls a function of a module on n ranks that have joined.
+
+    What a job changes in a module stays changed in its processes for the jobs that follow: it must put it back.
+    """
 
     def __init__(self, size):
         context = multiprocessing.get_context("spawn")
@@ -41,7 +47,7 @@ class Pool:
         found = {}
         while len(found) < processes:
             try:
-                rank, good, value = self.results.get(timeout=TIMEOUT)
+                rank, good, value = self.results.get(timeout=PATIENCE)
             except queue.Empty:
                 self.close()
                 raise AssertionError(f"ranks {sorted(set(range(processes)) - found.keys())} did not answer") from None
@@ -62,6 +68,7 @@ def _work(rank, jobs, results):
     torch.set_num_threads(1)
     while True:
         function, processes, store, arguments = jobs.get()
+        faulthandler.dump_traceback_later(TIMEOUT)
         try:
             if processes > 1:
                 dist.init_process_group(
@@ -76,5 +83,6 @@ def _work(rank, jobs, results):
         except Exception:
             results.put((rank, False, traceback.format_exc()))
         finally:
+            faulthandler.cancel_dump_traceback_later()
             if dist.is_initialized():
                 dist.destroy_process_group()

@@ -1,11 +1,13 @@
 """The head over a vocabulary split over two gloo processes, against one process."""
 
+from unittest import mock
+
 import pytest
 import torch
 
-import parallel.cross_entropy
 from kernels.linear_cross_entropy import linear_cross_entropy_forward
 from parallel import comm
+from parallel.cross_entropy import linear_cross_entropy
 from parallel.grid import Grid
 from parallel.parameter import ParameterBuffer, split_vocabulary
 from parallel.sequence import SequenceParallel
@@ -24,8 +26,12 @@ def inputs(vocabulary):
 
 def split_head(vocabulary, pieces):
     """Of one rank: (loss, loss without gradients, gradient of hidden, of the rank's rows), bytes counted."""
-    sequence = SequenceParallel(Grid.create(tp=2, pp=1).tp, pieces)
-    rank, parallel.cross_entropy.chunk_rows = sequence.tp.rank, lambda *arguments, **options: CHUNK
+    with mock.patch("parallel.cross_entropy.chunk_rows", return_value=CHUNK):
+        return _split_head(vocabulary, SequenceParallel(Grid.create(tp=2, pp=1).tp, pieces))
+
+
+def _split_head(vocabulary, sequence):
+    rank, pieces = sequence.tp.rank, sequence.pieces
     hidden, weight, targets = inputs(vocabulary)
     record = split_vocabulary("lm_head.weight", vocabulary, WIDTH, sequence.tp)
     buffer = ParameterBuffer()
@@ -34,11 +40,11 @@ def split_head(vocabulary, pieces):
     head.parameters[0].data.copy_(weight[record.offsets[0] :][: record.shape[0]])
     local = torch.cat([piece.chunk(2)[rank] for piece in hidden.chunk(pieces)]).requires_grad_()
     before = comm.traffic.copy()
-    loss = parallel.cross_entropy.linear_cross_entropy(local, head, targets, sequence)
+    loss = linear_cross_entropy(local, head, targets, sequence)
     loss.backward()
     traffic = comm.traffic - before
     with torch.no_grad():
-        again = parallel.cross_entropy.linear_cross_entropy(local, head, targets, sequence)
+        again = linear_cross_entropy(local, head, targets, sequence)
     padding = head.main_grad[record.shape[0] :]
     rows = head.parameters[0].main_grad.tolist()
     return loss.item(), again.item(), local.grad.tolist(), rows, traffic, int(padding.count_nonzero())
