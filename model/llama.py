@@ -84,6 +84,10 @@ class Chunk:
     def gradients(self) -> Gradients:
         return self.model.buffer.gradients
 
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
     def __call__(self, x: Tensor | None, batch: MicroBatch) -> Tensor:
         """Activations `[tokens / tp, hidden]` of the chunk before, None in the first -> those of this chunk.
 

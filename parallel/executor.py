@@ -25,6 +25,7 @@ class Chunk(Protocol):
     is_last: bool
     """It returns a micro-batch's sum of losses, a scalar; others return activations for the next."""
     gradients: Gradients
+    device: torch.device
 
     def __call__(self, x: Tensor | None, micro_batch: object) -> Tensor: ...
 
@@ -160,9 +161,7 @@ class _Run:
         for sent in self.sends:
             sent.wait()
         if self.total is None:
-            return torch.zeros(
-                (), dtype=torch.float64, device=self.chunks[0].empty_activations(self.micro_batches[0]).device
-            )
+            return torch.zeros((), dtype=torch.float64, device=self.chunks[0].device)
         return self.total
 
 
