@@ -6,6 +6,7 @@
 Every checkpoint in `OUT/checkpoints/` is a Hugging Face directory with a `training/` folder beside the weights.
 """
 
+import shlex
 import sys
 from collections import deque
 from collections.abc import Sequence
@@ -13,18 +14,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from data.sampler import Sampler, batch
 from data.settings import parse, run_command
-from model.block import check_split
 from model.config import LlamaConfig
 from model.costs import stage_costs
 from model.llama import Llama, MicroBatch, micro_batch
 from parallel.checkpoint import checkpoint_folders
 from parallel.comm import all_reduce, barrier
-from parallel.executor import execute
+from parallel.executor import execute, sum_over_ranks
 from parallel.grid import Grid, world_group
 from parallel.instruction import Instruction
 from parallel.launch import check_process_count, launched_processes, start_processes, stop_processes
@@ -130,7 +129,6 @@ class Trainer:
 
     def training_schedule(self, config: LlamaConfig) -> list[Instruction]:
         """This rank's instructions of every step. ValueError for a model that cannot be split so."""
-        check_split(config, self.grid.tp.size)
         s, stages = self.settings, self.grid.pp.size
         costs = stage_costs(
             config,
@@ -173,9 +171,11 @@ class Trainer:
         self.model.buffer.begin_step(len(micro_batches))
         loss = execute(self.schedule, self.model.chunks, micro_batches, self.grid)
         tokens = sum((b.targets >= 0).sum() for b in micro_batches)
-        flags = torch.tensor([self.stop_requested, self.problem() is not None], dtype=torch.float64)
-        totals = self.sum_over_ranks(loss, tokens)
-        flags = all_reduce(flags.to(self.device, non_blocking=True), self.grid.world)
+        flags = torch.zeros(2, dtype=torch.float64, device=self.device)  # a copy from the host would stop it
+        for flag, raised in zip(flags, (self.stop_requested, self.problem() is not None), strict=True):
+            flag.fill_(raised)
+        totals = sum_over_ranks(loss, tokens, self.grid)
+        all_reduce(flags, self.grid.world)
         learning_rate = cosine_learning_rate(
             step,
             peak=self.settings.lr,
@@ -191,12 +191,6 @@ class Trainer:
         self.position.next_sample += self.settings.global_batch_size
         self.position.tokens += self.settings.global_batch_size * self.settings.sequence_length
         return pending
-
-    def sum_over_ranks(self, loss: Tensor, tokens: Tensor) -> Tensor:
-        """(loss, predicted tokens) of all ranks' micro-batches, float64 `[2]`; the last stage alone knows the loss."""
-        return all_reduce(
-            all_reduce(torch.stack([loss, tokens * self.grid.is_last]).double(), self.grid.dp), self.grid.pp
-        )
 
     def finish_step(self, pending: Pending) -> bool:
         """Read a step's numbers, log them; True when any rank was asked to stop."""
@@ -251,7 +245,7 @@ class Trainer:
                 schedule = validation(self.grid.pp.size, len(batches), s.chunks)[self.grid.pp.rank]
                 loss = execute(schedule, self.model.chunks, batches, self.grid)
                 tokens = sum((b.targets >= 0).sum() for b in batches)
-            loss, tokens = self.sum_over_ranks(loss, tokens).tolist()
+            loss, tokens = sum_over_ranks(loss, tokens, self.grid).tolist()
             if tokens:
                 losses[source] = loss / tokens
         if self.log is not None:
@@ -328,7 +322,7 @@ def main(arguments: Sequence[str]) -> int:
         settings = parse(
             Settings, arguments, program="train.py", description="Continued pretraining of a Llama-family model."
         )
-        check_process_count(launched_processes()[2], settings.tp, settings.pp, "train.py " + " ".join(arguments))
+        check_process_count(launched_processes()[2], settings.tp, settings.pp, "train.py " + shlex.join(arguments))
         check(settings)
         patience = settings.timeout + PROCESS_GROUP_MARGIN
         device = start_processes("cuda" if torch.cuda.is_available() else "cpu", patience)

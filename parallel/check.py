@@ -16,19 +16,19 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from model.block import check_split
 from model.config import LlamaConfig
 from model.costs import stage_costs
 from model.llama import Llama, MicroBatch, micro_batch
 from model.traffic import pass_traffic, update_traffic
 
 from . import comm
-from .executor import execute
-from .grid import Grid
+from .executor import execute, sum_over_ranks
+from .grid import Grid, world_group
 from .launch import launched_processes, start_processes, stop_processes
 from .layouts import Layout, covering, every
 from .optimizer import AdamWSettings, Optimizer
 from .schedule import build, validation
+from .watch import PROCESS_GROUP_MARGIN, Watcher
 
 STEPS = 3
 TOKENS = 23
@@ -36,6 +36,8 @@ TOKENS = 23
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 """Of each tensor's largest magnitude. In float32 AdamW's division by the root of small second moments leaves about 5e-6
 after three steps; a wrong sum leaves 1e-2 and more."""
+HEARTBEAT_LIMIT = 15.0
+"""Seconds without a sign of life after which a rank counts as dead."""
 ADAMW = AdamWSettings(beta1=0.9, beta2=0.95, eps=1e-5, weight_decay=0.1, clip=0.5)
 
 
@@ -54,13 +56,13 @@ class Result:
 
 
 def config_of(layout: Layout) -> LlamaConfig:
-    """Four heads of 8 channels."""
+    """Eight heads of 8 channels, so that tp 8 can be checked."""
     return LlamaConfig(
         vocab_size=layout.vocabulary,
         hidden_size=32,
         intermediate_size=48,
         num_layers=layout.layers,
-        num_heads=4,
+        num_heads=8,
         num_kv_heads=layout.kv_heads,
         head_dim=8,
         max_position_embeddings=TOKENS,
@@ -70,20 +72,13 @@ def config_of(layout: Layout) -> LlamaConfig:
 
 def one_process(layout: Layout) -> Layout:
     """The layout with the same model and the same micro-batches on one rank, without recompute."""
-    micro_batches = layout.micro_batches * layout.dp
-    plain = Layout(kv_heads=layout.kv_heads, tied=layout.tied, vocabulary=layout.vocabulary)
-    return _OfLayers(**vars(plain) | {"micro_batches": micro_batches}, number_of_layers=layout.layers)
-
-
-@dataclass(frozen=True)
-class _OfLayers(Layout):
-    """A layout whose number of layers is another's."""
-
-    number_of_layers: int = 2
-
-    @property
-    def layers(self) -> int:
-        return self.number_of_layers
+    return Layout(
+        micro_batches=layout.micro_batches * layout.dp,
+        kv_heads=layout.kv_heads,
+        tied=layout.tied,
+        vocabulary=layout.vocabulary,
+        layers=layout.layers,
+    )
 
 
 def batches(layout: Layout, step: int, rank: int, multiple: int, device: torch.device) -> list[MicroBatch]:
@@ -101,7 +96,6 @@ def batches(layout: Layout, step: int, rank: int, multiple: int, device: torch.d
 def run(layout: Layout, grid: Grid, device: torch.device, dtype: torch.dtype) -> Result:
     """Three steps and a validation pass on one rank of the layout's grid."""
     config = config_of(layout)
-    check_split(config, layout.tp)
     grid = grid.with_kv_replicas(config.num_kv_heads)
     model = Llama(
         config,
@@ -144,9 +138,7 @@ def run(layout: Layout, grid: Grid, device: torch.device, dtype: torch.dtype) ->
 
 
 def _totals(loss: Tensor, loaded: list[MicroBatch], grid: Grid) -> Tensor:
-    """(loss, predicted tokens) of all ranks; the last stage alone knows the loss."""
-    tokens = sum((batch.targets >= 0).sum() for batch in loaded) * grid.is_last
-    return comm.all_reduce(comm.all_reduce(torch.stack([loss, tokens]).double(), grid.dp), grid.pp)
+    return sum_over_ranks(loss, sum((batch.targets >= 0).sum() for batch in loaded), grid)
 
 
 def differences(result: Result, reference: Result) -> Iterator[tuple[str, float]]:
@@ -170,41 +162,51 @@ def worst(result: Result, reference: Result) -> tuple[float, str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the layouts that fit, print a line each; 1 where any differs."""
+    """Run the layouts that fit, print a line each; 1 where any differs, 2 where it cannot start."""
     parser = argparse.ArgumentParser(prog="parallel.check", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--every", action="store_true", help="all combinations, not only a covering set (hours)")
+    every_help = (
+        "all sizes, schedules, recompute settings and numbers of key/value heads, not only a covering set (hours)"
+    )
+    parser.add_argument("--every", action="store_true", help=every_help)
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds a rank waits for others (default: 120)")
     options = parser.parse_args(arguments)
-    cuda = torch.cuda.is_available()
-    dtype = torch.float32 if cuda else torch.float64
-    processes = launched_processes()[2]
-    device = start_processes("cuda" if cuda else "cpu", options.timeout)
-    layouts = (every if options.every else covering)(processes)
-    everyone = Grid.create(1, 1, options.timeout).world
+    patience = options.timeout + PROCESS_GROUP_MARGIN
+    try:
+        layouts = (every if options.every else covering)(launched_processes()[2])
+        device = start_processes("cuda" if torch.cuda.is_available() else "cpu", patience)
+        with Watcher(world_group(), options.timeout, HEARTBEAT_LIMIT):
+            differing = _run_all(layouts, device, patience)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    finally:
+        stop_processes()
+    return 1 if differing else 0
+
+
+def _run_all(layouts: list[Layout], device: torch.device, patience: float) -> int:
+    """Compare each layout, print a line on rank 0; how many differ."""
+    world, differing = world_group(), 0
+    dtype = torch.float32 if device.type == "cuda" else torch.float64
     grids: dict[tuple[int, int], Grid] = {}
-    failed = 0
     for number, layout in enumerate(layouts, start=1):
         size = layout.tp, layout.pp
         if size not in grids:
-            grids[size] = Grid.create(*size, options.timeout)
+            grids[size] = Grid.create(*size, patience)
         begin = time.perf_counter()
         result = run(layout, grids[size], device, dtype)
-        error, name = worst(result, run(one_process(layout), Grid.single(), device, dtype))
-        found = comm.gather_json([error, name], everyone, device)
-        error, name = max(found)
-        good = error <= TOLERANCE[dtype]
-        failed += not good
-        if everyone.rank == 0:
-            verdict = "equal" if good else "DIFFERS"
-            seconds = time.perf_counter() - begin
-            print(f"{number:3}/{len(layouts)} {verdict} {error:.1e} ({name}) {layout}, {seconds:.1f} s", flush=True)
-    if everyone.rank == 0:
-        where = f"{processes} processes on {torch.cuda.get_device_name() if cuda else 'CPU'}, {dtype}"
-        print(
-            f"{len(layouts) - failed} of {len(layouts)} layouts equal one process within {TOLERANCE[dtype]:g}; {where}"
-        )
-    stop_processes()
-    return 1 if failed else 0
+        own = worst(result, run(one_process(layout), Grid.single(), device, dtype))
+        error, name = max(comm.gather_json(own, world, device))
+        equal = error <= TOLERANCE[dtype]
+        differing += not equal
+        if world.rank == 0:
+            verdict = f"{'equal' if equal else 'DIFFERS'} {error:.1e} ({name})"
+            print(f"{number:3}/{len(layouts)} {verdict} {layout}, {time.perf_counter() - begin:.1f} s", flush=True)
+    if world.rank == 0:
+        where = f"{world.size} processes on {torch.cuda.get_device_name() if device.type == 'cuda' else 'CPU'}, {dtype}"
+        equal = f"{len(layouts) - differing} of {len(layouts)} layouts"
+        print(f"{equal} equal one process within {TOLERANCE[dtype]:g}; {where}")
+    return differing
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The one door to the network: only this file issues torch.distributed operations.
 
-Every operation names its group, counts its bytes in `traffic`, can be written down in order (`record`) and stands in
-the list of operations under way (`waiting_in`) until it is done. On a group of one everything is the identity.
+Every operation names its group, counts its bytes in `traffic`, can be written down in order (`record`) and is known
+while it holds the rank up (`waiting_in`). On a group of one everything is the identity.
 
 Started operations (`start_...`) run beside whatever is issued until their `wait`. On a GPU each group has its own
 stream, and `wait` makes the current stream wait, not the host.
@@ -9,9 +9,10 @@ stream, and `wait` makes the current stream wait, not the host.
 
 import json
 import time
-from collections import Counter, deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -50,35 +51,56 @@ class CommunicationError(RuntimeError):
 
 @dataclass(frozen=True, eq=False)
 class Operation:
-    """An operation under way, for the report of a hang."""
+    """An operation under way, for the report of a hang. It holds no tensor, as it may outlive its use."""
 
     name: str
     group: Group
-    tensor: Tensor
+    shape: tuple[int, ...]
+    dtype: torch.dtype
     number: int
-    work: Any
     started: float
-    """When it was issued, in seconds of `time.monotonic`."""
+    """When it was issued, or on a CPU when its wait began, in seconds of `time.monotonic`."""
+    work: Any = None
 
     def __str__(self) -> str:
-        shape = "x".join(map(str, self.tensor.shape)) or "scalar"
-        dtype = str(self.tensor.dtype).removeprefix("torch.")
+        shape = "x".join(map(str, self.shape)) or "scalar"
+        dtype = str(self.dtype).removeprefix("torch.")
         return f"{self.name} of {shape} {dtype} in group {self.group.name} (ranks {spans(self.group.ranks)})"
 
 
-_under_way: deque[Operation] = deque(maxlen=512)
+_holding_up: Operation | None = None
+"""What the host waits in: a gloo operation waited for, or one that opens a connection as it is issued."""
+_on_device: dict[int, Operation] = {}
+"""Issued to a GPU in this order, by number, and not known to be done: a host that runs ahead waits in none."""
 _issued = 0
 
 
 def oldest_operation() -> Operation | None:
-    """The oldest operation that is not done; None if there is none. May be called from another thread."""
-    return next((operation for operation in list(_under_way) if not operation.work.is_completed()), None)
+    """What holds this rank up: what the host waits in, else the oldest operation that the GPU has not done; None if
+    there is none. May be called from another thread.
+    """
+    if _holding_up is not None:
+        return _holding_up
+    return next((operation for operation in list(_on_device.values()) if not operation.work.is_completed()), None)
 
 
 def waiting_in() -> str | None:
-    """The oldest operation that is not done, in words; None if there is none. May be called from another thread."""
+    """`oldest_operation` in words."""
     operation = oldest_operation()
     return None if operation is None else str(operation)
+
+
+@contextmanager
+def _held_up(operation: Operation) -> Iterator[None]:
+    """The block may stop the host."""
+    global _holding_up
+    _holding_up = replace(operation, started=time.monotonic())
+    try:
+        yield
+    except RuntimeError as error:
+        raise CommunicationError(f"{operation}: {error}") from error
+    finally:
+        _holding_up = None
 
 
 @dataclass
@@ -95,11 +117,8 @@ class Transfer:
         if self.operation is not None:
             if record is not None:
                 record.append(("wait", self.operation.number))
-            try:
+            with _held_up(self.operation):
                 self.operation.work.wait()
-            except RuntimeError as error:
-                raise CommunicationError(f"{self.operation}: {error}") from error
-            _forget(self.operation)
             self.operation, self.kept = None, ()
         return self.result
 
@@ -115,26 +134,14 @@ def _start(name: str, group: Group, whole: Tensor, result: Tensor, issue, kept: 
     traffic[name, group.name] += whole.numel() * whole.element_size()
     if record is not None:
         record.append(("start", _issued, name, group.name, group.ranks, tuple(whole.shape), whole.dtype))
-    started = time.monotonic()
-    try:
-        work = issue()
-    except RuntimeError as error:
-        raise CommunicationError(f"{Operation(name, group, whole, _issued, None, started)}: {error}") from error
-    operation = Operation(name, group, whole, _issued, work, started)
-    _under_way.append(operation)
+    operation = Operation(name, group, tuple(whole.shape), whole.dtype, _issued, time.monotonic())
+    with _held_up(operation):
+        operation = replace(operation, work=issue())
+    if whole.is_cuda:
+        _on_device[_issued] = operation
+        while (oldest := next(iter(_on_device.values()))).work.is_completed() and oldest is not operation:
+            del _on_device[oldest.number]
     return Transfer(result, operation, kept)
-
-
-def _forget(operation: Operation) -> None:
-    """Take a waited-for operation off the list: on a CPU it is over, on a GPU the device may still be before it."""
-    if not operation.tensor.is_cuda:
-        try:
-            _under_way.remove(operation)
-        except ValueError:
-            assert len(_under_way) == _under_way.maxlen  # it was pushed out by newer ones
-        return
-    while _under_way and _under_way[0].work.is_completed():
-        _under_way.popleft()
 
 
 def start_all_reduce(tensor: Tensor, group: Group) -> Transfer:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from .comm import Group, Transfer, start_receive, start_send
+from .comm import Group, Transfer, all_reduce, start_receive, start_send
 from .grid import Grid
 from .instruction import Instruction, Kind
 from .parameter import Gradients
@@ -46,12 +46,24 @@ def execute(
     stage, 0 on the others.
 
     Micro-batches whose list holds no BACKWARD run without a graph. Between FORWARD and BACKWARD a micro-batch holds
-    what the layers saved and its input; of its output only the graph.
+    what the layers saved and its input; of its output only the graph. What is sent lives until the other side has it
+    (with gloo, which does not tell, to the end of the list).
     """
     run = _Run(list(instructions), chunks, micro_batches, grid)
     for instruction in run.instructions:
+        if instruction.kind is not Kind.SEND_BACKWARD:  # another stage waits for that
+            run.make_left_gradients()
         _ACTIONS[instruction.kind](run, instruction)
+    run.make_left_gradients()
     return run.finish()
+
+
+def sum_over_ranks(loss: Tensor, tokens: Tensor, grid: Grid) -> Tensor:
+    """(sum of losses, predicted tokens) of all ranks' micro-batches, float64 `[2]`, from those of each: the last stage
+    alone knows the loss.
+    """
+    totals = torch.stack([loss, tokens * grid.is_last]).double()
+    return all_reduce(all_reduce(totals, grid.dp), grid.pp)
 
 
 class _Run:
@@ -108,9 +120,6 @@ class _Run:
             chunk.gradients.hold = False
         if key in self.put_off:
             self.weight_gradients[key] = chunk.gradients.take()
-        else:
-            with torch.no_grad():
-                chunk.gradients.run_pending()
         if chunk.is_first:
             return
         dx, x.grad = x.grad, None
@@ -118,6 +127,11 @@ class _Run:
             self.output_gradients[step.micro_batch, step.chunk - 1] = dx
         else:
             self.to_send[Kind.SEND_BACKWARD, *key] = dx
+
+    def make_left_gradients(self) -> None:
+        """The weight gradients that the last BACKWARD left to run beside an exchange and found none."""
+        with torch.no_grad():
+            self.chunks[0].gradients.run_pending()
 
     def weight(self, step: Instruction) -> None:
         # In the order in which they were put off, each released as soon as it is made.

@@ -104,7 +104,7 @@ class Costs:
         return cls(*((value / chunks,) * (stages * chunks) for value in values))
 
     def defers(self, stage: int) -> bool:
-        """Whether WEIGHT of a virtual stage may wait; if not, it follows its BACKWARD at once.
+        """Whether WEIGHT of a virtual stage may wait; if not, its BACKWARD makes both gradients, layer by layer.
 
         Where a micro-batch waiting for its WEIGHT holds more than two that wait for their BACKWARD, as with full
         recompute, putting it off would bring back the memory that recompute was to save.

@@ -18,20 +18,15 @@ class Layout:
     """Of each data-parallel rank."""
     recompute: str = "none"
     pieces: int = 1
-    kv_heads: int = 4
-    """Of 4 heads; fewer than tp are replicated."""
+    kv_heads: int = 8
+    """Of 8 heads; fewer than tp are replicated."""
     tied: bool = False
     vocabulary: int = 509
-    uneven: bool = False
-    """One layer more than the stages divide."""
+    layers: int = 2
 
     @property
     def processes(self) -> int:
         return self.tp * self.pp * self.dp
-
-    @property
-    def layers(self) -> int:
-        return max(2, self.pp * self.chunks) + self.uneven
 
     def __str__(self) -> str:
         return (
@@ -47,21 +42,25 @@ VALUES = {
     "micro_batches": (2, 3, 5),
     "recompute": ("none", "mlp", "attention", "full", "full-1"),
     "pieces": (1, 2),
-    "kv_heads": (4, 2, 1),
+    "kv_heads": (8, 2, 1),
     "tied": (False, True),
     "vocabulary": (512, 509),
     "uneven": (False, True),
 }
-"""Values that are combined with every size; `order` is (schedule, chunks)."""
+"""Values that are combined with every size; `order` is (schedule, chunks), `uneven` one layer more than stages divide.
+"""
 
 CANDIDATES = 200
 
 
 def sizes(processes: int | None = None, most: int = 8) -> list[tuple[int, int, int]]:
-    """(tp, pp, dp) with tp and pp of 1, 2 or 4: exactly `processes` ranks, or up to `most` with a dp of 1 or 2."""
-    splits = list(itertools.product((1, 2, 4), repeat=2))
+    """(tp, pp, dp): exactly `processes` ranks with tp and pp of 1, 2, 4 or 8, or up to `most` with a tp and pp of 1, 2
+    or 4 and a dp of 1 or 2.
+    """
     if processes is not None:
+        splits = itertools.product((1, 2, 4, 8), repeat=2)
         return [(tp, pp, processes // (tp * pp)) for tp, pp in splits if processes % (tp * pp) == 0]
+    splits = itertools.product((1, 2, 4), repeat=2)
     return [(tp, pp, dp) for tp, pp in splits for dp in (1, 2) if tp * pp * dp <= most]
 
 
@@ -119,5 +118,6 @@ def _pairs_of_values(choices: list[tuple[int, int, int]]) -> set[tuple]:
 
 def _layout(size: tuple[int, int, int], values: dict) -> Layout:
     schedule, chunks = values["order"]
-    rest = {name: value for name, value in values.items() if name != "order"}
-    return Layout(**_size(size), schedule=schedule, chunks=chunks, **rest)
+    rest = {name: value for name, value in values.items() if name not in ("order", "uneven")}
+    layers = max(2, size[1] * chunks) + values["uneven"]
+    return Layout(**_size(size), schedule=schedule, chunks=chunks, layers=layers, **rest)

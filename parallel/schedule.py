@@ -17,6 +17,7 @@ where a later transfer of the same channel is needed first.
 
 No list can block: a pass waits only for transfers whose SENDs stand behind passes that the order of passes, legal by
 itself, has already run, and the RECEIVEs of a channel are posted in its order before the pass that needs the last.
+This holds as long as no rank's host waits for its device in the middle of a list.
 """
 
 from collections.abc import Sequence
@@ -46,10 +47,7 @@ def build(
     """
     _check_sizes(stages, micro_batches, chunks)
     assert len(costs.forward) == stages * chunks, "costs need one entry for each virtual stage"
-    if name == "1f1b" and chunks != 1:
-        raise ValueError(f"--schedule 1f1b takes one chunk, not {chunks}: use --chunks 1, or --schedule interleaved")
-    if name == "interleaved" and chunks < 2:
-        raise ValueError("--schedule interleaved needs two or more chunks: add --chunks 2, or use --schedule 1f1b")
+    check_chunks(name, chunks)
     if name not in SCHEDULES:
         raise ValueError(f"--schedule {name}: expected one of {', '.join(SCHEDULES)}")
     plain = _lists(classic(stages, micro_batches, chunks), stages, chunks)
@@ -64,6 +62,14 @@ def build(
         remedy = "" if name == "zb" else ": use --schedule zb"
         raise ValueError(f"--schedule {name} holds {need:g} bytes, above the limit of {byte_limit:g}{remedy}")
     return plain
+
+
+def check_chunks(name: str, chunks: int) -> None:
+    """ValueError for a number of chunks that the schedule does not take."""
+    if name == "1f1b" and chunks != 1:
+        raise ValueError(f"--schedule 1f1b takes one chunk, not {chunks}: use --chunks 1, or --schedule interleaved")
+    if name == "interleaved" and chunks < 2:
+        raise ValueError("--schedule interleaved needs two or more chunks: add --chunks 2, or use --schedule 1f1b")
 
 
 def validation(stages: int, micro_batches: int, chunks: int) -> list[list[Instruction]]:

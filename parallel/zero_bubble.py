@@ -25,7 +25,8 @@ def default_limit(stages: int, micro_batches: int, chunks: int, costs: Costs) ->
     for rank in range(stages):
         own = [virtual_stage(rank, chunk, stages) for chunk in range(chunks)]
         peaks.append(min(stages - rank, micro_batches) * sum(costs.held_forward[v] for v in own))
-        gains.append(sum(max(0.0, costs.held_backward[v] - costs.held_forward[v]) for v in own))
+        growth = (costs.held_backward[v] - costs.held_forward[v] for v in own if costs.defers(v))
+        gains.append(sum(max(0.0, bytes_) for bytes_ in growth))
     return max(peaks) + max(gains)
 
 
@@ -76,7 +77,6 @@ class _Rank:
         self.active = 0.0  # bytes between FORWARD and BACKWARD
         self.put_off: deque[tuple[int, int]] = deque()  # (micro_batch, chunk) between BACKWARD and WEIGHT
         self.put_off_bytes = 0.0
-        self.weight_at_once = False
         self.running: tuple[Instruction, int] | None = None  # and when it ends
         self.order: list[Instruction] = []
 
@@ -131,8 +131,6 @@ class _Simulation:
 
     def _decide(self, number: int) -> None:
         rank = self.ranks[number]
-        if rank.weight_at_once:
-            return self._weight(number)
         forward, backward = self._next_forward(number), self._next_backward(number)
         in_flight = sum(rank.forwards) - sum(rank.backwards)
         first = (self.stages - number) * self.policy.warm_up
@@ -205,27 +203,28 @@ class _Simulation:
         return False
 
     def _backward(self, number: int, chunk: int) -> None:
-        """BACKWARD with its WEIGHT put off if the bytes allow it; else room is made first, or both run as one."""
+        """BACKWARD with its WEIGHT put off if the bytes allow it; else room is made first, or both run as one, which
+        holds nothing between them and gathers no operand twice. They do where WEIGHT would hold much more.
+        """
         rank = self.ranks[number]
         stage = virtual_stage(number, chunk, self.stages)
         first, second = self.costs.held_forward[stage], self.costs.held_backward[stage]
         fits = rank.active + rank.put_off_bytes - first + max(first, second) <= self.limit
-        if not fits and rank.put_off:
+        at_once = not self.costs.defers(stage)
+        if not (fits or at_once) and rank.put_off:
             return self._weight(number)
         rank.active -= first
         step = Instruction(Kind.BACKWARD, rank.backwards[chunk], chunk)
-        if not fits:
+        if at_once or not fits:
             return self._start(number, step, with_weight=True)
         rank.put_off.append((step.micro_batch, chunk))
         rank.put_off_bytes += second
-        rank.weight_at_once = not self.costs.defers(stage)
         return self._start(number, step)
 
     def _weight(self, number: int) -> None:
         rank = self.ranks[number]
         micro_batch, chunk = rank.put_off.popleft()
         rank.put_off_bytes -= self.costs.held_backward[virtual_stage(number, chunk, self.stages)]
-        rank.weight_at_once = False
         self._start(number, Instruction(Kind.WEIGHT, micro_batch, chunk))
 
     def _start(self, number: int, step: Instruction, with_weight: bool = False) -> None:

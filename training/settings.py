@@ -5,6 +5,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from parallel.schedule import check_chunks
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -37,8 +39,9 @@ class Settings:
     more.
     """
     schedule: Literal["1f1b", "interleaved", "zb"] = "1f1b"
-    """Order of forward and backward passes in the pipeline. zb puts weight gradients off into the bubble, at most one
-    micro-batch's memory above 1f1b's. `python -m parallel.pipeline` draws them.
+    """Order of forward and backward passes in the pipeline. zb puts weight gradients off into the bubble: more
+    exchanges under tp, and at most what one micro-batch grows by then above 1f1b's memory. `python -m
+    parallel.pipeline` draws them.
     """
     pieces: int = 0
     """Pieces the tokens of a micro-batch are cut into under tp, so that the forward exchange of one runs beside the
@@ -142,10 +145,7 @@ def check(settings: Settings) -> None:
             raise ValueError(f"--{name.replace('_', '-')} {value}: must be {bound}")
     if not re.fullmatch(r"none|mlp|attention|full(-[1-9][0-9]*)?", settings.recompute):
         raise ValueError(f"--recompute {settings.recompute}: must be none, mlp, attention, full or full-N (as full-4)")
-    if settings.schedule == "1f1b" and settings.chunks > 1:
-        raise ValueError(f"--chunks {settings.chunks}: --schedule 1f1b has one; use --schedule interleaved or zb")
-    if settings.schedule == "interleaved" and settings.chunks < 2:
-        raise ValueError("--schedule interleaved needs --chunks 2 or more")
+    check_chunks(settings.schedule, settings.chunks)
 
 
 def check_batch(settings: Settings, dp: int) -> int:
