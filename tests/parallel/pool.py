@@ -2,8 +2,10 @@
 
 import faulthandler
 import importlib
+import os
 import queue
 import tempfile
+import threading
 import traceback
 from datetime import timedelta
 from pathlib import Path
@@ -64,7 +66,14 @@ class Pool:
         self.folder.cleanup()
 
 
+def _end_with_parent():
+    """A killed test run leaves nobody who would end its processes."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
 def _work(rank, jobs, results):
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     while True:
         function, processes, store, arguments = jobs.get()
