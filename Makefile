@@ -1,7 +1,7 @@
 # make demo   set-up + the whole job on the demo world
 # make test   set-up + the test suite
 # make test-64        64 processes as tp 8 x pp 8 against one (minutes, 14 GB of memory)
-# make test-layouts   all sizes, schedules, recompute and key/value heads against one process (half an hour)
+# make test-layouts   all sizes, schedules, recompute and key/value heads against one process (an hour or more)
 # Both make their own .venv with PYTHON (3.11 or 3.12) and the versions of constraints.txt.
 
 PYTHON ?= python3

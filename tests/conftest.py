@@ -19,7 +19,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--every-table", action="store_true", help="compile all kernels for all GPUs with both Triton versions (minutes)"
     )
-    parser.addoption("--every-layout", action="store_true", help="all layouts, not only a covering set (half an hour)")
+    parser.addoption("--every-layout", action="store_true", help="all layouts, not only a covering set (an hour or more)")
 
     parser.addoption("--large", action="store_true", help="runs of 64 processes (minutes, 14 GB)")
 
