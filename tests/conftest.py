@@ -17,20 +17,25 @@ if not torch.cuda.is_available():
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--every-table", action="store_true", help="compile all kernels for all GPUs with both Triton versions (minutes)"
+        "--every-table",
+        action="store_true",
+        help="compile all kernels for all GPUs with both Triton versions (minutes)",
     )
-    parser.addoption("--every-layout", action="store_true", help="all layouts, not only a covering set (an hour or more)")
-
+    parser.addoption(
+        "--every-layout", action="store_true", help="all layouts, not only a covering set (an hour or more)"
+    )
     parser.addoption("--large", action="store_true", help="runs of 64 processes (minutes, 14 GB)")
 
 
-def pytest_collection_modifyitems(items):
-    """Tests marked `gpu` are skipped, saying so, where there is none."""
-    if torch.cuda.is_available():
-        return
+def pytest_collection_modifyitems(config, items):
+    """Tests marked `gpu` are skipped, saying so, where there is none, and `large` ones unless they are asked for."""
+    missing = {} if torch.cuda.is_available() else {"gpu": "needs a CUDA GPU"}
+    if not config.getoption("--large"):
+        missing["large"] = "64 processes: run with --large"
     for item in items:
-        if "gpu" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+        for mark, reason in missing.items():
+            if item.get_closest_marker(mark):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")

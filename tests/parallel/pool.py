@@ -89,7 +89,7 @@ def _work(rank, jobs, results):
                 )
             module, name = function.split(":")
             results.put((rank, True, getattr(importlib.import_module(module), name)(**arguments)))
-        except Exception:
+        except BaseException:  # a failed pytest.raises is no Exception; `run` raises it where the test waits
             results.put((rank, False, traceback.format_exc()))
         finally:
             faulthandler.cancel_dump_traceback_later()

@@ -21,9 +21,9 @@ from parallel.comm import Group
 from parallel.grid import Grid
 from parallel.host_file import host_files
 from parallel.optimizer import AdamWSettings, Optimizer
-from parallel.parameter import ParameterBuffer, Record
 from parallel.snapshot import Snapshot, share_out, tensor_names
 from parallel.writer import Save, Writer
+from tests.parallel.buffers import small_buffer
 
 SHAPES = {"embedding": (11, 24), "gain": (24,), "q": (30, 24), "k": (12, 24), "v": (12, 24)}
 FILES = {"first.safetensors": ["embedding"], "second.safetensors": ["gain", "q", "k", "v"]}
@@ -32,12 +32,7 @@ SETTINGS = AdamWSettings(beta1=0.9, beta2=0.95, eps=1e-5, weight_decay=0.1, clip
 
 def optimizer_of(dtype, dp=1, rank=0):
     """Of one of `dp` ranks, without processes: enough for what does not communicate."""
-    buffer = ParameterBuffer()
-    records = {name: Record(name, shape, (0,) * len(shape), shape, len(shape) > 1) for name, shape in SHAPES.items()}
-    buffer.add(records["embedding"], bucket="embedding")
-    buffer.add(records["gain"], bucket="norms")
-    buffer.add(records["q"], records["k"], records["v"], bucket="block 0")
-    buffer.allocate(dtype, "cpu", gradients=True, multiple=dp)
+    buffer = small_buffer(SHAPES, dtype, dp)
     for number, parameter in enumerate(buffer.parameters):
         parameter.data.copy_(torch.arange(parameter.data.numel()).view(parameter.record.shape) + number)
     group = Group("dp", tuple(range(dp)), rank)

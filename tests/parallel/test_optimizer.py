@@ -9,19 +9,14 @@ from hypothesis import strategies as st
 
 from parallel.grid import Grid
 from parallel.optimizer import AdamWSettings, Optimizer, cosine_learning_rate
-from parallel.parameter import ParameterBuffer, Record
+from tests.parallel.buffers import small_buffer
 
 SHAPES = {"embedding": (11, 8), "gain": (8,), "q": (8, 8), "k": (4, 8), "v": (4, 8)}
 SETTINGS = AdamWSettings(beta1=0.9, beta2=0.95, eps=1e-5, weight_decay=0.1, clip=0.5)
 
 
 def buffer_of(dtype, multiple=1):
-    buffer = ParameterBuffer()
-    records = {name: Record(name, shape, (0,) * len(shape), shape, len(shape) > 1) for name, shape in SHAPES.items()}
-    buffer.add(records["embedding"], bucket="embedding")
-    buffer.add(records["gain"], bucket="norms")
-    buffer.add(records["q"], records["k"], records["v"], bucket="block 0")
-    buffer.allocate(dtype, "cpu", gradients=True, multiple=multiple)
+    buffer = small_buffer(SHAPES, dtype, multiple)
     generator = torch.Generator().manual_seed(3)
     for parameter in buffer.parameters:
         parameter.data.copy_(torch.randn(parameter.record.shape, generator=generator))

@@ -16,6 +16,7 @@ import pytest
 from parallel.comm import Group
 from parallel.watch import Watcher, hang_report
 from tests.parallel.test_launch import bare_environment
+from tests.train.runs import TORCHRUN
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 8
@@ -171,9 +172,8 @@ def test_a_rank_that_holds_the_interpreter_is_reported_and_ends_itself(outcomes)
 
 
 def test_torchruns_summary_names_the_same_cause():
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3", "--no-python"]
     result = subprocess.run(
-        [*launcher, sys.executable, "-c", PROGRAM, "raise", str(LIMIT)],
+        [*TORCHRUN, "3", "--no-python", sys.executable, "-c", PROGRAM, "raise", str(LIMIT)],
         cwd=ROOT, capture_output=True, text=True, timeout=120, check=False, env=bare_environment(),
     )  # fmt: skip
     ours, _, summary = result.stderr.partition("Root Cause (first observed failure):")

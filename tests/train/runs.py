@@ -40,13 +40,23 @@ def train(shards, out, **flags):
         torch.set_num_threads(threads)
 
 
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+
+
+def python(processes):
+    """Words that start Python in so many processes."""
+    return [sys.executable] if processes == 1 else [*TORCHRUN, str(processes)]
+
+
 def launch(shards, out, processes=1, **flags):
     """A run in processes of its own, as a user starts it."""
-    launcher = [sys.executable]
-    if processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return start_and_wait([*python(processes), *command(shards, out, **flags)])
+
+
+def start_and_wait(words):
+    """The ended process, with what it printed."""
     return subprocess.run(
-        [*launcher, *command(shards, out, **flags)],
+        words,
         cwd=ROOT,
         capture_output=True,
         text=True,

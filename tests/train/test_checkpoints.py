@@ -2,10 +2,7 @@
 
 import errno
 import json
-import os
 import shutil
-import subprocess
-import sys
 import threading
 import time
 
@@ -19,7 +16,7 @@ from model.huggingface import load_model, save_model
 from model.llama import Llama, micro_batch
 from parallel.checkpoint import checkpoint_folders
 from parallel.host_file import HostFile
-from tests.train.runs import ROOT, command, launch, metrics, train, weights
+from tests.train.runs import command, launch, metrics, python, start_and_wait, train, weights
 from train import Trainer
 
 FLAGS = {
@@ -57,16 +54,7 @@ def model_folder(folder, shards, tied):
 def launch_jobs(folder, jobs):
     """The jobs in four processes; for every job what each rank saw."""
     (folder / "jobs.json").write_text(json.dumps(jobs))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4", "-m"]
-    result = subprocess.run(
-        [*launcher, "tests.train.moves", str(folder / "jobs.json")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    result = start_and_wait([*python(4), "-m", "tests.train.moves", str(folder / "jobs.json")])
     assert result.returncode == 0, result.stderr
     return list(zip(*(json.loads((folder / f"seen-{rank}.json").read_text()) for rank in range(4)), strict=True))
 

@@ -8,8 +8,8 @@ import time
 import psutil
 import pytest
 
-from tests.train.runs import command, metrics, train, weights
-from tests.train.test_launchers import TORCHRUN, by_hand, free_port, start
+from tests.train.runs import TORCHRUN, command, metrics, train, weights
+from tests.train.test_launchers import by_hand, free_port, start
 
 
 def wait_for(condition, launched):

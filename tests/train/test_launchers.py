@@ -12,11 +12,9 @@ import torch
 
 from parallel.comm import Group
 from tests.parallel.test_launch import MPIEXEC, bare_environment
-from tests.train.runs import ROOT, command, metrics, train
+from tests.train.runs import ROOT, TORCHRUN, command, metrics, train
 from training import process
 from training.settings import Settings
-
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 
 
 def start(words, cwd=ROOT, **variables):

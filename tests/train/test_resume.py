@@ -5,14 +5,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import psutil
 import pytest
 import torch
 
-from tests.train.runs import ROOT, assert_same_run, command, launch, metrics, train, weights
+from tests.train.runs import ROOT, assert_same_run, command, launch, metrics, python, train, weights
 from train import Trainer
 
 
@@ -35,11 +34,8 @@ def start_and_signal(shards, run, signal_number, processes=1, **flags):
 
     With two processes only the second rank gets the signal: the stop has to reach the first over the network.
     """
-    launcher = [sys.executable]
-    if processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     launched = subprocess.Popen(
-        [*launcher, *command(shards, run, steps=5000, checkpoint_every=1, validation_every=0, **flags)],
+        [*python(processes), *command(shards, run, steps=5000, checkpoint_every=1, validation_every=0, **flags)],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
