@@ -9,6 +9,20 @@ from typing import BinaryIO
 from data.documents import Document
 
 
+@dataclass(frozen=True)
+class ReadSettings:
+    """What the user decides about texts, for every reader that meets such things."""
+
+    tables: bool = True
+    """Tables are written as Markdown rows; else only their captions and footnotes."""
+    special_tokens: bool = False
+    """Citations, references to figures and tables, formulas and captions stand between MEDITRON's special tokens."""
+    languages: tuple[str, ...] = ("en",)
+    """Two-letter codes of the languages that are wanted; "" stands for all."""
+    fields: tuple[tuple[str, str], ...] = ()
+    """(our field, their key) for jsonl with other names: ("text", "body")."""
+
+
 @dataclass
 class InputFile:
     """One opened, decompressed file.
@@ -23,6 +37,7 @@ class InputFile:
     source: str
     offset: int = 0
     notes: Counter[str] = field(default_factory=Counter)
+    settings: ReadSettings = ReadSettings()
 
     def note_entities(self, unknown: Counter[str]) -> None:
         """Count the entity names that the XML door did not know."""
@@ -32,10 +47,15 @@ class InputFile:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """A record that gives no document: the rule's name, and where and why where a person may want to look."""
+    """A record that gives no document: the rule's name, and where and why where a person may want to look.
+
+    `pmid` is that of a citation: where later files revise earlier ones, even a revision that is dropped replaces what
+    stood there before.
+    """
 
     rule: str
     detail: str | None = None
+    pmid: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
