@@ -257,8 +257,9 @@ def test_shards_on_first_use_are_not_made_of_a_corpus_that_gives_a_question_away
     assert not (tmp_path / "demo" / "shards").exists()
 
 
-def test_demo_script_and_first_use_run_the_same_settings(monkeypatch):
+def test_demo_script_and_first_use_run_the_same_settings(tmp_path, monkeypatch):
     """Each can then finish what the other began: equal settings are one run, whoever starts it."""
+    monkeypatch.chdir(tmp_path)  # where no demo has been run yet
     script = (Path(__file__).parents[2] / "demo.sh").read_text(encoding="utf-8").replace("\\\n", " ")
     wanted = [
         (module.Settings, parse(module.Settings, shlex.split(arguments), program=name, description=""))
