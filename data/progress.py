@@ -16,7 +16,7 @@ SECONDS_BETWEEN_LINES = 60
 
 
 class Progress:
-    """`with Progress("read and clean", total_bytes) as progress: progress.add(bytes, documents)` as units finish.
+    """`with Progress("read and clean", total_bytes) as progress: progress.add(documents, bytes)` as units finish.
 
     `unit` is "B" where sizes are bytes; for anything else (a pass over partitions) it is the word for it, and there is
     no MB/s.
@@ -49,8 +49,8 @@ class Progress:
         elif error is None:
             self._line()
 
-    def add(self, size: int, documents: int = 0, *, resumed: bool = False) -> None:
-        """A unit of `size` with so many documents is done; `resumed`: it was done by an earlier run."""
+    def add(self, documents: int, size: int, *, resumed: bool = False) -> None:
+        """A unit of so many documents and `size` is done; `resumed`: it was done by an earlier run."""
         self.done += size
         if resumed:
             self.resumed += size
