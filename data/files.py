@@ -22,6 +22,10 @@ READ_SIZE = 1 << 18
 """Bytes a read: large enough that Python's per-call cost vanishes, small enough to stay in the cache."""
 
 
+COMPRESSED_PIECE = 1 << 10
+"""Bytes of zstd decompressed at once: they can hold 32 MiB of one repeated byte, all handed out together."""
+
+
 class DamagedFile(ValueError):
     """An input file that cannot be read to its end. `name` is the file, `reason` one clause."""
 
@@ -48,7 +52,7 @@ class _ZstdFile(io.RawIOBase):
 
     def _fill(self) -> bool:
         compressed = self.frame.unused_data if self.frame.eof else b""
-        compressed = compressed or self.raw.read(READ_SIZE)
+        compressed = compressed or self.raw.read(COMPRESSED_PIECE)
         if not compressed:
             if self.inside_frame:
                 raise EOFError("the file ends inside a compressed frame")
@@ -130,25 +134,32 @@ def open_input(path: Path, name: str) -> io.BufferedReader:
 
 
 class _Range(io.RawIOBase):
-    """The lines of a file that begin in the bytes [start, end)."""
+    """The lines of a file that begin in the bytes [start, end); no more than a piece of a line is held."""
 
     def __init__(self, stream: BinaryIO, start: int, end: int):
         self.stream = stream
         self.end = end
         stream.seek(max(0, start - 1))
         if start > 0:  # the line that holds byte start - 1 belongs to the range before, unless it ends just there
-            stream.readline()
-        self.line = b""
+            while (piece := stream.readline(READ_SIZE)) and not piece.endswith(b"\n"):
+                pass
+        self.position = stream.tell()
+        self.inside_line = self.position < end  # whether what comes next is ours
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview) -> int:
-        if not self.line and self.stream.tell() < self.end:
-            self.line = self.stream.readline()
-        count = min(len(buffer), len(self.line))
-        buffer[:count] = self.line[:count]
-        self.line = self.line[count:]
+        if not self.inside_line:
+            return 0
+        if self.position < self.end:
+            count = self.stream.readinto(memoryview(buffer)[: self.end - self.position])
+        else:  # the last line goes on behind the end
+            piece = self.stream.readline(len(buffer))
+            count = len(piece)
+            buffer[:count] = piece
+        self.position += count
+        self.inside_line = self.position < self.end or (count > 0 and buffer[count - 1] != ord("\n"))
         return count
 
     def close(self) -> None:
@@ -162,8 +173,7 @@ def open_range(path: Path, name: str, start: int, end: int) -> tuple[io.Buffered
     Ranges that share their borders cover every line exactly once, wherever the borders fall.
     """
     lines = _Range(open_input(path, name), start, end)
-    first = lines.stream.tell()
-    return io.BufferedReader(lines, READ_SIZE), first
+    return io.BufferedReader(lines, READ_SIZE), lines.position
 
 
 _TEXT_CODEC = re.compile(
@@ -181,14 +191,34 @@ def _require_text_codec(encoding: str, name: str) -> None:
         raise DamagedFile(name, f"{encoding!r} is no encoding of texts; convert the file to UTF-8")
 
 
-def decode(data: bytes, name: str, encoding: str = "utf-8") -> str:
-    """`data` as text; DamagedFile names the file and the byte offset where it is not valid `encoding`. A BOM is
-    dropped."""
+def decode(data: bytes, name: str, encoding: str = "utf-8", offset: int = 0) -> str:
+    """`data`, which begins at byte `offset` of a file, as text; a BOM is dropped.
+
+    DamagedFile names the file and the byte offset where it is not valid `encoding`.
+    """
     _require_text_codec(encoding, name)
     try:
         return data.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise DamagedFile(name, _not_encoded(encoding, error.start, data[error.start])) from error
+        raise DamagedFile(name, _not_encoded(encoding, offset + error.start, data[error.start])) from error
+
+
+def decode_text(data: bytes, name: str) -> str:
+    """A text file as text: UTF-8, or UTF-16 with its byte order mark. DamagedFile as in `decode`, and for what is
+    no text."""
+    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = decode(data, name, "utf-16" if utf16 else "utf-8")
+    if text.count("\0") * 100 > len(text):  # a stray one is taken out when texts are cleaned
+        raise DamagedFile(name, "more than 1 % of its characters are NUL: no text, or UTF-16 without its mark")
+    return text
+
+
+def read_whole(stream: BinaryIO, name: str, limit: int = 64 << 20) -> bytes:
+    """All bytes of a file that is one document. DamagedFile beyond `limit` bytes."""
+    data = stream.read(limit + 1)
+    if len(data) > limit:
+        raise DamagedFile(name, f"more than {limit >> 20} MiB in one document; split the file")
+    return data
 
 
 class StreamDecoder:

@@ -1,4 +1,4 @@
-"""Clinical guidelines: HTML, text, Markdown and JSON files, and jsonl of the public guidelines collection.
+"""Clinical guidelines: HTML, PDF, text, Markdown and JSON files, and jsonl of the public guidelines collection.
 
 The public collection has `id, source, title, clean_text, raw_text, url, overview` on each line. Whatever else a JSON
 object holds is written out as Markdown: a key is a header, a list of strings a list, so that structured guidelines (a
@@ -8,80 +8,64 @@ condition a file) keep every item.
 import re
 from collections.abc import Iterator
 
-import orjson
-
 from data.documents import Document
-from data.files import DamagedFile, decode, without_compression
+from data.files import DamagedFile, decode_text, read_whole, without_compression
 from data.readers.html import html_text
 from data.readers.inline import squeeze
 from data.readers.interface import Drop, Format, InputFile
+from data.readers.pdf import pdf_text
+from data.readers.records import read_records
 
 _TITLE_KEYS = ("title", "condition_name", "condition", "name", "topic", "heading")
 _TEXT_KEYS = ("clean_text", "text", "content", "raw_text")
 _NOT_TEXT = frozenset(("id", "source", "url", "slug", "license", "language", "date", "schema_version", "version"))
+PDF_LIMIT = 512 << 20
+"""Bytes; books with scanned pictures in them are large."""
 _GROUP_NAMES = ("type", "name", "title", "group", "heading")
 """Keys whose value names the group of items beside it: {"type": "Severe", "features": [...]}."""
 
 
 def read(file: InputFile) -> Iterator[Document | Drop]:
     """A document a file; a document a line of jsonl; a document an object of a JSON list."""
-    try:
-        yield from _read(file)
-    except RecursionError as error:
-        raise DamagedFile(file.name, "elements or objects are nested too deeply") from error
-
-
-def _read(file: InputFile) -> Iterator[Document | Drop]:
     name = without_compression(file.name)
-    if name.endswith((".jsonl", ".ndjson")):
-        yield from _read_lines(file)
-    elif name.endswith(".json"):
-        yield from _read_json(file)
-    elif name.endswith((".html", ".htm", ".xhtml")):
-        title, text = html_text(file.stream.read(), file.name, file.notes)
-        yield _document(file, file.name, title, text)
+    if name.endswith((".jsonl", ".ndjson", ".json")):
+        for record in read_records(file):
+            yield record if isinstance(record, Drop) else _record(record.value, record.place, file)
     elif name.endswith(".pdf"):
-        yield Drop("unsupported-format", f"{file.name}: PDF is not supported; convert it to text or HTML")
+        yield _pdf(file)
+    elif name.endswith((".html", ".htm", ".xhtml")):
+        try:
+            title, text = html_text(read_whole(file.stream, file.name), file.name, file.notes)
+        except RecursionError as error:
+            raise DamagedFile(file.name, "elements are nested too deeply") from error
+        yield _document(file, file.name, title, text)
     else:
-        text = decode(file.stream.read(), file.name)
+        text = decode_text(read_whole(file.stream, file.name), file.name)
         first = next((line for line in text.splitlines() if line.strip()), "")
         title = first.lstrip("#").strip(" *_")
         yield _document(file, file.name, title if 0 < len(title) <= 200 else None, text)
+
+
+def _pdf(file: InputFile) -> Document | Drop:
+    data = read_whole(file.stream, file.name, limit=PDF_LIMIT)
+    title, text = pdf_text(data, file.name, file.notes)
+    if not text:
+        return Drop("no-text-in-pdf", f"{file.name}: its pages are pictures; run OCR (ocrmypdf) on it first")
+    return _document(file, file.name, title, text)
 
 
 def _document(file: InputFile, identity: str, title: str | None, text: str, **fields: str | None) -> Document:
     return Document(id=identity, source=file.source, title=title, text=text, types=["guideline"], **fields)
 
 
-def _read_lines(file: InputFile) -> Iterator[Document | Drop]:
-    for number, line in enumerate(file.stream, 1):
-        if not line.strip():
-            continue
-        place = f"{file.name}#{number}"
-        try:
-            record = orjson.loads(decode(line, place))
-        except orjson.JSONDecodeError as error:
-            yield Drop("bad-record", f"{place}: not JSON ({error})")
-            continue
-        yield _record(record, place, file)
-
-
-def _read_json(file: InputFile) -> Iterator[Document | Drop]:
-    text = decode(file.stream.read(), file.name)
+def _record(record: dict, place: str, file: InputFile) -> Document | Drop:
     try:
-        content = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise DamagedFile(file.name, f"not JSON ({error})") from error
-    if isinstance(content, list):
-        for number, record in enumerate(content, 1):
-            yield _record(record, f"{file.name}#{number}", file)
-    else:
-        yield _record(content, file.name, file)
+        return _record_document(record, place, file)
+    except RecursionError:
+        return Drop("bad-record", f"{place}: objects are nested too deeply")
 
 
-def _record(record: object, place: str, file: InputFile) -> Document | Drop:
-    if not isinstance(record, dict):
-        return Drop("bad-record", f"{place}: expected an object, found {type(record).__name__}")
+def _record_document(record: dict, place: str, file: InputFile) -> Document:
     title = squeeze(_string(record, _TITLE_KEYS)) or None
     text_key = next((key for key in _TEXT_KEYS if _string(record, (key,))), None)
     if text_key:
@@ -175,5 +159,5 @@ def _group(value: dict, depth: int, blocks: list[str]) -> None:
 
 
 FORMAT = Format(
-    read, re.compile(r".*\.(html?|xhtml|txt|text|md|json|jsonl|ndjson|pdf)"), ".html, .txt, .md, .json, .jsonl"
+    read, re.compile(r".*\.(html?|xhtml|txt|text|md|json|jsonl|ndjson|pdf)"), ".html, .pdf, .txt, .md, .json, .jsonl"
 )

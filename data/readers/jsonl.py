@@ -2,48 +2,69 @@
 ranges."""
 
 import re
-from collections.abc import Iterator
-
-import orjson
+from collections.abc import Iterator, Sequence
 
 from data.documents import Document
-from data.files import StreamDecoder
 from data.readers.interface import Drop, Format, InputFile
+from data.readers.records import read_records
 
 TEXT_FIELDS = ("title", "url", "license", "language", "journal", "date", "pmid", "pmcid", "doi")
 LIST_FIELDS = ("types", "mesh")
+FIELDS = ("id", "text", *TEXT_FIELDS, *LIST_FIELDS, "version")
+"""What a field map can name."""
 
 
 def read(file: InputFile) -> Iterator[Document | Drop]:
-    """A document a line in file order. A line that is no JSON object with a `text` string is a `bad-record`, named by
-    its byte offset.
+    """A document a line in file order. A line that is no JSON object with a `text` is a `bad-record`, named by its
+    byte offset.
 
-    A line without `id` is named by its offset, which stays when lines are added at the end.
+    A line without `id` is named by its offset, which stays when lines are added at the end. `file.settings.fields`
+    says under which keys other collections keep our fields.
     """
-    decoder = StreamDecoder(file.name, "utf-8")
-    decoder.consumed = offset = file.offset
-    for line in file.stream:
-        place = f"{file.name}@{offset}"
-        offset += len(line)
-        decoder.decode(line, final=True)
-        if line.strip():
-            yield _document(line, place, file.source)
+    fields = file.settings.fields
+    for record in read_records(file):
+        if isinstance(record, Drop):
+            yield record
+            continue
+        value = mapped(record.value, fields, file) if fields else record.value
+        document = document_from(value, record.place, file.source)
+        if isinstance(document, Drop) and fields:
+            names = ", ".join(f"{ours}={theirs}" for ours, theirs in fields)
+            keys = ", ".join(record.value)
+            document = Drop(document.rule, f"{document.detail} (after the field map {names}; the record has: {keys})")
+        yield document
 
 
-def _document(line: bytes, place: str, source: str) -> Document | Drop:
-    try:
-        record = orjson.loads(line.removeprefix(b"\xef\xbb\xbf"))
-    except orjson.JSONDecodeError as error:
-        return Drop("bad-record", f"{place}: not JSON ({error})")
-    if not isinstance(record, dict):
-        return Drop("bad-record", f"{place}: expected an object, found {type(record).__name__}")
-    return document_from(record, place, source)
+def mapped(record: dict, fields: Sequence[tuple[str, str]], file: InputFile) -> dict:
+    """`record` under our names. A field whose key the record lacks is absent, and counted in `file.notes`."""
+    values = dict(record)
+    for ours, theirs in fields:
+        found, value = _reach(record, theirs)
+        values[ours] = value
+        if not found:
+            file.notes[f"records without the key {theirs} that is mapped to {ours}"] += 1
+    return values
+
+
+def _reach(record: dict, key: str) -> tuple[bool, object]:
+    """Whether there is a value under `key`, and it; dots lead into inner objects unless the whole is itself a key."""
+    if key in record:
+        return True, record[key]
+    value: object = record
+    for part in key.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return False, None
+        value = value[part]
+    return True, value
 
 
 def document_from(record: dict, place: str, source: str) -> Document | Drop:
     """A document from a JSON object in our own field names; `place` names it in messages and is its id when it has
-    none."""
-    if not isinstance(record.get("text"), str):
+    none. A list of strings under `text` is its paragraphs."""
+    text = record.get("text")
+    if isinstance(text, list) and all(isinstance(paragraph, str) for paragraph in text):
+        text = "\n\n".join(text)
+    if not isinstance(text, str):
         return Drop("bad-record", f"{place}: no string under the key text; keys: {', '.join(record)}")
     fields: dict[str, object] = {}
     for name in TEXT_FIELDS:
@@ -65,7 +86,7 @@ def document_from(record: dict, place: str, source: str) -> Document | Drop:
     return Document(
         id=str(identity) if isinstance(identity, str | int) and identity != "" else place,
         source=source,
-        text=record["text"],
+        text=text,
         version=version,
         **fields,
     )

@@ -75,8 +75,8 @@ def test_public_collection_lines():
     assert (first.id, first.source, first.journal, first.url) == ("7", "who", "cdc", "u")
     assert first.text == "# Rabies\n\nShort.\n\nWash. 20 IU/kg."
     assert (second.text, second.title, second.url) == ("raw words", None, None)
-    assert third.detail.startswith("open_guidelines.jsonl#3: not JSON")
-    assert fourth == Drop("bad-record", "open_guidelines.jsonl#4: expected an object, found list")
+    assert third.detail.startswith(f"open_guidelines.jsonl@{content.index('not json')}: not JSON")
+    assert fourth == Drop("bad-record", f"open_guidelines.jsonl@{content.index('[1]')}: expected an object, found list")
 
 
 def test_structured_json_keeps_every_item():
@@ -97,19 +97,13 @@ def test_broken_json_file_is_damaged():
         read_all('{"title": "cut', "a.json")
 
 
-@pytest.mark.parametrize(
-    ("content", "name"),
-    [("<div>" * 5000 + "x", "a.html"), ('{"a":' * 900 + '"x"' + "}" * 900, "a.json")],
-)
-def test_nesting_without_end_is_damage(content, name):
+def test_nesting_without_end_is_damage_of_a_page_and_a_bad_record_of_json():
     with pytest.raises(DamagedFile, match="nested too deeply"):
-        read_all(content, name)
-
-
-def test_pdf_is_a_counted_drop_that_names_the_file():
-    (drop,) = read_all(b"%PDF-1.4", "who/malaria.pdf")
-    assert drop.rule == "unsupported-format"
-    assert "who/malaria.pdf" in drop.detail
+        read_all("<div>" * 5000 + "x", "a.html")
+    deep = '{"a":' * 900 + '"x"' + "}" * 900
+    drop, good = read_all(deep + '\n{"text": "good"}', "a.jsonl")
+    assert (drop.rule, drop.detail) == ("bad-record", "a.jsonl@0: objects are nested too deeply")
+    assert good.text == "good"
 
 
 def test_real_guidelines(assets):
