@@ -21,7 +21,7 @@ _SEPARATORS = re.compile(r"[\s_/,]+")
 _ADDRESS = re.compile(r"creativecommons\.org/(?:licenses|publicdomain)/([a-z-]+)")
 _ATTRIBUTION = re.compile(r"(?:cc-)?by((?:-(?:nc|sa|nd))*)(?:-(?:\d.*|igo.*))?")
 _CC0 = re.compile(r"(?:cc-?0|cc-zero|zero)(?:-\d.*)?(?:-universal)?")
-_PUBLIC_DOMAIN = re.compile(r"(?:cc-|licenseref-)?(?:pddc|pdm|mark|pddl|public-domain|publicdomain)(?:-.*)?")
+_PUBLIC_DOMAIN = re.compile(r"(?:licenseref-|cc-)?(?:pddc|pdm|mark|pddl|public-?domain)(?:-.*)?")
 
 
 def license_class(spdx: str | None) -> str:
