@@ -18,7 +18,6 @@ _NUMBER_AT_END = re.compile(r"(?<![A-Za-z0-9-])[0-9][0-9.,]*$")
 _EXPONENT = re.compile(r"[+\-−–]?[0-9]*[.·][0-9]+|[\-−–].*[A-Za-z0-9\u0370-\u03ff].*")
 _EULER_AT_END = re.compile(r"(?<![A-Za-z])e$")
 _RAISED_AS_IT_IS = re.compile(r"(?:st|nd|rd|th|TM|[®™©℠°ºª*†‡§¶#′″'\"]+)", re.IGNORECASE)
-_SPACE = re.compile(r"\s+")
 _ESCAPED_TWICE = re.compile(r"&(?:[A-Za-z][A-Za-z0-9]{1,30}|#[0-9]{2,6}|#x[0-9A-Fa-f]{2,5});")
 _DOCUMENT_BODY = re.compile(r"\\begin\{document\}(.*?)\\end\{document\}", re.DOTALL)
 
@@ -30,7 +29,7 @@ def names(text: str) -> frozenset[str]:
 
 def squeeze(text: str) -> str:
     """White space runs to one blank, none at the ends. XML's line breaks and indents carry no meaning."""
-    return _SPACE.sub(" ", text).strip()
+    return " ".join(text.split())
 
 
 def local_name(element: etree._Element) -> str:

@@ -1,14 +1,13 @@
 """Table cells with spans to Markdown rows."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 LARGEST_SPAN = 1000
 """HTML's own limit for colspan; a larger number in a file is a mistake or an attack."""
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """One cell: its text on one line and how many columns and rows it covers."""
 
     text: str

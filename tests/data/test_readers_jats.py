@@ -72,7 +72,7 @@ def test_fields_and_order():
         ("<p>A<mml:math><mml:msup><mml:mi>r</mml:mi><mml:mrow><mml:mn>2</mml:mn><mml:mi>n</mml:mi></mml:mrow></mml:msup></mml:math></p>",
          "A r^(2 n)"),
         ("<disp-formula><graphic/><alt-text>x over y</alt-text></disp-formula>", "x over y"),
-        ("<p>before<fn><p>a note</p></fn> after</p>", "before\n\na note\n\nafter"),
+        ("<p>before<fn><p>a note</p></fn> after</p>", "before (a note) after"),
         ("<disp-quote><p>said</p></disp-quote>", "said"),
         ("<p>one</p><supplementary-material><caption><p>click here</p></caption></supplementary-material>", "one"),
         ("<sec><title>Downloads</title><supplementary-material/></sec><p>x</p>", "x"),
@@ -144,7 +144,7 @@ def test_pictures_without_text_are_counted():
             "CC-BY",
         ),
         ("<copyright-statement>Creative Commons Attribution Non-Commercial License</copyright-statement>", "CC-BY-NC"),
-        ('<permissions><license license-type="open-access"><p>free to read</p></license></permissions>', "open-access"),
+        ('<permissions><license license-type="open-access"><p>free to read</p></license></permissions>', None),
         ("", None),
     ],
 )

@@ -1,0 +1,197 @@
+"""The running text of JATS elements: emphasis, scripts, references, formulas.
+
+Expects plain tag names, without namespaces.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from lxml import etree
+
+from data.readers.inline import mathml, names, squeeze, subscript, superscript, tex, text_at_end
+from data.readers.jats_references import References, written_out
+from data.special_tokens import enclose
+
+CITED = names("bibr bib")
+"""Values of ref-type that point to the bibliography."""
+FORMULAS = names("inline-formula disp-formula chem-struct alternatives math tex-math")
+SILENT = names(
+    "object-id media graphic supplementary-material ref-list permissions sec-meta related-article related-object "
+    "kwd-group contrib-group author-notes aff alt-text long-desc attrib"
+)
+"""Elements without prose of the article: files, references, authors, licences."""
+BOXES = names("boxed-text app app-group glossary notes fig-group table-wrap-group fn-group statement")
+BLOCKS = BOXES | names(
+    "sec p list def-list disp-formula disp-formula-group disp-quote fig table-wrap table array verse-group speech "
+    "preformat code chem-struct-wrap caption question answer"
+)
+"""Elements that stand apart from running text. (A footnote inside a sentence is written there, in parentheses.)"""
+
+
+@dataclass
+class Conversion:
+    """What is asked for and noted while one article is converted. `references` is there when special tokens are
+    wanted; `notes` counts what has no text (a formula given only as a picture) or was not asked for."""
+
+    notes: Counter[str] = field(default_factory=Counter)
+    tables: bool = True
+    references: References | None = None
+
+
+class RunningText:
+    """Text inside of blocks. Pieces of it are appended to a list `running`, so that a script sees what it follows."""
+
+    def __init__(self, conversion: Conversion):
+        self.conversion = conversion
+
+    def line(self, element: etree._Element) -> str:
+        """The running text of an element on one line."""
+        if not len(element):
+            return squeeze(element.text or "")
+        running: list[str] = []
+        self.inside(element, running)
+        return self.finished(running)
+
+    def child_line(self, element: etree._Element, name: str) -> str:
+        """The running text of the first child of this name; "" without one."""
+        child = element.find(name)
+        return self.line(child) if child is not None else ""
+
+    def finished(self, running: list[str]) -> str:
+        """The pieces as one line, references written out."""
+        text = squeeze("".join(running))
+        return written_out(text) if self.conversion.references is not None else text
+
+    def inside(self, element: etree._Element, running: list[str]) -> None:
+        """Append the text inside of `element`."""
+        if element.text:
+            running.append(element.text)
+        for child in element:
+            handler = _HANDLERS.get(child.tag)
+            if handler is None:
+                self.inside(child, running)
+            else:
+                handler(self, child, running)
+            if child.tail:
+                running.append(child.tail)
+
+    def inner_blocks(self, element: etree._Element) -> list[str]:
+        """The blocks of a block that stands where only running text can (a list in a table cell)."""
+        raise NotImplementedError
+
+    def joined(self, element: etree._Element, own_label: bool = True) -> str:
+        """All blocks inside a footnote or cell on one line, a label in front."""
+        raise NotImplementedError
+
+    # Scripts and references
+
+    def _subscript(self, element: etree._Element, running: list[str]) -> None:
+        inner: list[str] = []
+        self.inside(element, inner)
+        running.append(subscript("".join(inner), text_at_end(running), element.tail or ""))
+
+    def _superscript(self, element: etree._Element, running: list[str]) -> None:
+        cites = len(element) and any(xref.get("ref-type") in CITED for xref in element.iter("xref"))
+        if cites:
+            self._raised_citation(element, running)
+            return
+        inner: list[str] = []
+        self.inside(element, inner)
+        running.append(superscript("".join(inner), text_at_end(running)))
+
+    def _raised_citation(self, element: etree._Element, running: list[str]) -> None:
+        """A <sup> with citations in it, which are no exponents; an exponent may stand before them: 10⁹ [3]."""
+        exponent = element.text or ""
+        if not exponent.strip()[-1:].isalnum():
+            exponent = ""
+        running.append(superscript(exponent, text_at_end(running)))
+        if self.conversion.references is not None:
+            inner: list[str] = []
+            self.inside(element, inner)
+            running += inner[1:] if exponent else inner
+            return
+        cited = "".join(element.itertext()).removeprefix(exponent)
+        running.append(cited if "[" in cited else f" [{squeeze(cited)}]")
+
+    def _reference(self, element: etree._Element, running: list[str]) -> None:
+        """The mark of a reference, kept apart from a number before it: `20 [4]`, `20ᵃ`. With special tokens, what it
+        points to."""
+        if self.conversion.references is not None:
+            mark = self.conversion.references.mark(element, running)
+            if mark is not None:
+                running.append(mark)
+                return
+        kind = element.get("ref-type")
+        after_number = bool(running) and running[-1][-1:].isdigit()
+        raised = len(element) and element.find(".//sup") is not None
+        if kind in CITED and (after_number or raised):
+            cited = squeeze("".join(element.itertext()))
+            running.append(cited if "[" in cited else f" [{cited}]")
+        elif kind in ("table-fn", "fn") and after_number and not raised:
+            running.append(superscript(self.line(element), running[-1]))
+        else:
+            self.inside(element, running)
+
+    # What stands for itself
+
+    def _inline_formula(self, element: etree._Element, running: list[str]) -> None:
+        running.append(f" {self.formula(element)} ")
+
+    def _break(self, element: etree._Element, running: list[str]) -> None:
+        running.append(" ")
+
+    def _picture(self, element: etree._Element, running: list[str]) -> None:
+        alternative = element.find(".//alt-text")
+        if alternative is not None:
+            running.append(f" {self.line(alternative)} ")
+
+    def _footnote(self, element: etree._Element, running: list[str]) -> None:
+        running.append(f" ({self.joined(element)})")
+
+    def _nothing(self, element: etree._Element, running: list[str]) -> None:
+        running.append(" ")
+
+    def _blocks_inside(self, element: etree._Element, running: list[str]) -> None:
+        running.append(" " + " ".join(self.inner_blocks(element)) + " ")
+
+    def formula(self, element: etree._Element) -> str:
+        """A formula from its TeX, else MathML, else the characters it is set in, else the picture's alternative
+        text."""
+        text = self._formula_text(element)
+        if not text:
+            self.conversion.notes["formulas given only as a picture"] += 1
+            return ""
+        return enclose("formula", text) if self.conversion.references is not None else text
+
+    def _formula_text(self, element: etree._Element) -> str:
+        found = next(element.iter("tex-math"), None)
+        if found is not None:
+            return tex("".join(found.itertext()))
+        found = next(element.iter("math"), None)
+        if found is not None:
+            return mathml(found)
+        running = [element.text or ""]
+        for child in element:
+            if child.tag not in ("label", "graphic", "inline-graphic", "object-id"):
+                _HANDLERS.get(child.tag, RunningText.inside)(self, child, running)
+            running.append(child.tail or "")
+        text = self.finished(running)
+        if not text:
+            alternative = next(element.iter("alt-text"), None)
+            text = self.line(alternative) if alternative is not None else ""
+        return text
+
+
+_HANDLERS: dict[str, Callable[[RunningText, etree._Element, list[str]], None]] = {
+    **dict.fromkeys(BLOCKS, RunningText._blocks_inside),
+    **dict.fromkeys(SILENT, RunningText._nothing),
+    **dict.fromkeys(FORMULAS, RunningText._inline_formula),
+    "sub": RunningText._subscript,
+    "sup": RunningText._superscript,
+    "xref": RunningText._reference,
+    "break": RunningText._break,
+    "inline-graphic": RunningText._picture,
+    "fn": RunningText._footnote,
+}
+"""How an inline element is written; any other by the text inside of it."""
