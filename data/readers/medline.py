@@ -1,7 +1,8 @@
 """MEDLINE/PubMed XML (`pubmed24n0001.xml.gz`): a document a citation that has an abstract, title first, section labels
 kept.
 
-The publisher's copyright line and abstracts in other languages are left out of the text.
+The copyright line is left out, and so are further abstracts in languages that are not wanted. Which language
+a text has is told by the abstract itself, never by the citation's `<Language>`, which is that of the article.
 """
 
 import re
@@ -13,79 +14,87 @@ from lxml import etree
 from data.documents import Document
 from data.readers.inline import simple_text, squeeze
 from data.readers.interface import Deletion, Drop, Format, InputFile
-from data.xml import iterate
+from data.readers.medline_bytes import iterate
+from data.readers.medline_languages import two_letters
 
+RETRACTED = "Retracted Publication"
+"""The publication type by which MEDLINE marks what was retracted."""
+_RETRACTIONS = frozenset(("RetractionIn", "RetractedandRepublishedIn"))
 _MONTH_NAMES = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _MONTHS = {name: number for number, name in enumerate(_MONTH_NAMES, 1)}
 _BRACKETED = re.compile(r"\[(.*)\](\.?)", re.DOTALL)
-_LANGUAGES = {
-    "eng": "en",
-    "fre": "fr",
-    "ger": "de",
-    "spa": "es",
-    "ita": "it",
-    "por": "pt",
-    "rus": "ru",
-    "jpn": "ja",
-    "chi": "zh",
-}
-"""ISO 639-2/B codes of MEDLINE's most frequent languages to two letters; others stay as they are."""
+_YEAR = re.compile(r"\b(1[5-9]|20)\d\d\b")
+
+Children = dict[str, etree._Element]
+"""The first child of each tag."""
 
 
 def read(file: InputFile) -> Iterator[Document | Drop | Deletion]:
     """Documents of one MEDLINE file in its order; a citation without abstract is a Drop; `DeleteCitation` gives
     Deletions."""
     unknown: Counter[str] = Counter()
-    tags = ("PubmedArticle", "PubmedBookArticle", "DeleteCitation")
-    for element in iterate(file.stream, file.name, tags, unknown):
+    for element in iterate(file.stream, file.name, unknown):
         if element.tag == "DeleteCitation":
-            yield from (Deletion(squeeze(pmid.text or "")) for pmid in element.iterfind("PMID"))
+            yield from (Deletion(_text(pmid)) for pmid in element.iterfind("PMID"))
         elif element.tag == "PubmedBookArticle":
-            yield Drop("book-record", f"{file.name}: {element.findtext('BookDocument/PMID')}")
+            pmid = squeeze(element.findtext("BookDocument/PMID") or "")
+            yield Drop("book-record", f"{file.name}: {pmid or 'without PMID'}", pmid or None)
         else:
-            yield _document(element, file)
+            yield _document(_children(element), file)
     file.note_entities(unknown)
 
 
-def _document(record: etree._Element, file: InputFile) -> Document | Drop:
-    citation = record.find("MedlineCitation")
-    article = citation.find("Article") if citation is not None else None
-    pmid = squeeze(citation.findtext("PMID") or "") if citation is not None else ""
-    if article is None or not pmid:
-        return Drop("bad-record", f"{file.name}: a citation without PMID or Article")
-    other = len(citation.findall("OtherAbstract"))
-    if other:
-        file.notes["abstracts in another language or wording left out"] += other
-    text = abstract_text(article.find("Abstract"))
-    if not text:
-        return Drop("no-abstract")
-    title = title_text(article)
-    identifiers = _identifiers(record, article)
-    version = citation.find("PMID").get("Version", "1")
-    language = squeeze(article.findtext("Language") or "").lower()
+def _children(element: etree._Element | None) -> Children:
+    found: Children = {}
+    if element is not None:
+        for child in element:
+            found.setdefault(child.tag, child)
+    return found
+
+
+def _text(element: etree._Element | None) -> str:
+    """What an element holds that has no children."""
+    return squeeze(element.text or "") if element is not None else ""
+
+
+def _document(record: Children, file: InputFile) -> Document | Drop:
+    citation = _children(record.get("MedlineCitation"))
+    article = _children(citation.get("Article"))
+    pmid = _text(citation.get("PMID"))
+    if not (pmid and article):
+        return Drop("bad-record", f"{file.name}: a citation without {'Article' if pmid else 'PMID'}", pmid or None)
+    sections = abstract_sections(article.get("Abstract"))
+    if "OtherAbstract" in citation:
+        sections += _other_sections(record["MedlineCitation"], file)
+    if not sections:
+        return Drop("no-abstract", pmid=pmid)
+    title = title_text(article.get("ArticleTitle"))
+    text = "\n\n".join(sections)
+    version = citation["PMID"].get("Version", "1")
+    journal = _children(article.get("Journal"))
+    pmcid, doi = _identifiers(_children(record.get("PubmedData")), article)
     return Document(
         id=f"pmid:{pmid}",
         source=file.source,
         title=title,
         text=f"# {title}\n\n{text}" if title else text,
         url=f"https://pubmed.ncbi.nlm.nih.gov/{pmid}/",
-        language=_LANGUAGES.get(language, language) or None,
-        journal=squeeze(article.findtext("Journal/Title") or "") or None,
-        types=[squeeze(kind.text or "") for kind in article.iterfind("PublicationTypeList/PublicationType")],
+        language=two_letters(_text(article.get("Language"))) or None,
+        journal=_text(journal.get("Title")) or None,
+        types=_types(citation, article),
         mesh=_mesh(citation),
-        date=_date(article.find("Journal/JournalIssue/PubDate")),
+        date=_date(_children(_children(journal.get("JournalIssue")).get("PubDate"))),
         pmid=pmid,
-        pmcid=identifiers.get("pmc"),
-        doi=identifiers.get("doi"),
+        pmcid=pmcid,
+        doi=doi,
         version=int(version) if version.isdecimal() else 1,
     )
 
 
-def title_text(article: etree._Element) -> str | None:
+def title_text(element: etree._Element | None) -> str | None:
     """The title; the brackets that mark a translated one (`[Title].`) are taken off."""
-    element = article.find("ArticleTitle")
     title = simple_text(element) if element is not None else ""
-    bracketed = _BRACKETED.fullmatch(title)
+    bracketed = _BRACKETED.fullmatch(title) if title.startswith("[") else None
     if bracketed and _balanced(bracketed.group(1)):
         title = bracketed.group(1).strip()
         title += "" if title.endswith((".", "?", "!")) else bracketed.group(2)
@@ -102,51 +111,78 @@ def _balanced(text: str) -> bool:
     return depth == 0
 
 
-def abstract_text(abstract: etree._Element | None) -> str:
-    """All sections, a paragraph each, `LABEL: text` where they are labelled."""
-    if abstract is None:
-        return ""
+def abstract_sections(abstract: etree._Element | None) -> list[str]:
+    """All sections that hold text, `LABEL: text` where they are labelled."""
     sections = []
-    for section in abstract.iterfind("AbstractText"):
+    for section in abstract.iterchildren("AbstractText") if abstract is not None else ():
         text = simple_text(section)
         label = squeeze(section.get("Label", "")).rstrip(":")
         if text:
             sections.append(f"{label}: {text}" if label and label.upper() != "UNLABELLED" else text)
-    return "\n\n".join(sections)
+    return sections
 
 
-def _identifiers(record: etree._Element, article: etree._Element) -> dict[str, str]:
-    """`pmc` and `doi` of the citation itself (the lists inside its references are others')."""
-    found = {}
-    for identifier in record.iterfind("PubmedData/ArticleIdList/ArticleId"):
-        found.setdefault(identifier.get("IdType"), squeeze(identifier.text or ""))
-    for location in article.iterfind("ELocationID[@EIdType='doi']"):
-        found.setdefault("doi", squeeze(location.text or ""))
-    return {kind: value for kind, value in found.items() if value}
+def _other_sections(citation: etree._Element, file: InputFile) -> list[str]:
+    """The sections of the further abstracts whose own language is wanted, under their kind in plain words; the others
+    are counted."""
+    wanted = file.settings.languages
+    sections: list[str] = []
+    for abstract in citation.iterchildren("OtherAbstract"):
+        language = two_letters(abstract.get("Language", "eng"))  # the DTD's default
+        if wanted and "" not in wanted and language not in wanted:
+            file.notes[f"further abstract in language {language or 'unknown'} left out"] += 1
+            continue
+        found = abstract_sections(abstract)
+        kind = squeeze(abstract.get("Type", ""))
+        if kind.lower() == "plain-language-summary":
+            name = "Plain-language summary"
+        else:
+            name = f"Abstract ({kind})" if kind else "Abstract"
+        labelled = any(section.get("Label") for section in abstract.iterchildren("AbstractText"))
+        sections += [f"{name}:", *found] if found and labelled else [f"{name}: {found[0]}", *found[1:]] if found else []
+    return sections
 
 
-def _mesh(citation: etree._Element) -> list[str] | None:
+def _identifiers(data: Children, article: Children) -> tuple[str | None, str | None]:
+    """PMCID and DOI of the citation itself (the lists inside its references are others')."""
+    found: dict[str | None, str] = {}
+    for identifier in data.get("ArticleIdList", ()):
+        found.setdefault(identifier.get("IdType"), _text(identifier))
+    if not found.get("doi") and "ELocationID" in article:
+        for location in article["ELocationID"].getparent().iterchildren("ELocationID"):
+            if location.get("EIdType") == "doi":
+                found["doi"] = found.get("doi") or _text(location)
+    return found.get("pmc") or None, found.get("doi") or None
+
+
+def _types(citation: Children, article: Children) -> list[str]:
+    """Publication types; what a notice of retraction names is a retracted publication, marked as one or not."""
+    types = [_text(kind) for kind in article.get("PublicationTypeList", ())]
+    related = citation.get("CommentsCorrectionsList", ())
+    if RETRACTED not in types and any(notice.get("RefType") in _RETRACTIONS for notice in related):
+        types.append(RETRACTED)
+    return types
+
+
+def _mesh(citation: Children) -> list[str] | None:
     names = []
-    for heading in citation.iterfind("MeshHeadingList/MeshHeading"):
-        descriptor = squeeze(heading.findtext("DescriptorName") or "")
-        qualifiers = [squeeze(qualifier.text or "") for qualifier in heading.iterfind("QualifierName")]
+    for heading in citation.get("MeshHeadingList", ()):
+        descriptor, *qualifiers = (_text(name) for name in heading) if len(heading) else ("",)
         names += [f"{descriptor}/{qualifier}" for qualifier in qualifiers] or [descriptor]
     return names or None
 
 
-def _date(element: etree._Element | None) -> str | None:
-    if element is None:
-        return None
-    year = element.findtext("Year")
-    if year is None:  # MedlineDate: "1998 Dec-1999 Jan", "2000 Spring"
-        found = re.search(r"\b(1[5-9]|20)\d\d\b", element.findtext("MedlineDate") or "")
-        return found.group() if found else None
-    month = squeeze(element.findtext("Month") or "")
+def _date(parts: Children) -> str | None:
+    """ISO, as exact as known; of a range (`1998 Dec-1999 Jan`, `2000 Spring`) its first year."""
+    year = _YEAR.search(_text(parts.get("Year")) or _text(parts.get("MedlineDate")))
+    if year is None or "Year" not in parts:
+        return year.group() if year else None
+    month = _text(parts.get("Month"))
     number = int(month) if month.isdecimal() else _MONTHS.get(month[:3].lower(), 0)
-    day = squeeze(element.findtext("Day") or "")
-    if not number:
-        return squeeze(year)
-    return f"{squeeze(year)}-{number:02d}" + (f"-{int(day):02d}" if day.isdecimal() else "")
+    if not 1 <= number <= 12:
+        return year.group()
+    day = _text(parts.get("Day"))
+    return f"{year.group()}-{number:02d}" + (f"-{int(day):02d}" if day.isdecimal() and 1 <= int(day) <= 31 else "")
 
 
 FORMAT = Format(read, re.compile(r".*\.xml"), ".xml, .xml.gz")

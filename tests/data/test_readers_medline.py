@@ -94,7 +94,7 @@ def test_drops_and_deletions_in_order():
     items = read_all(citation("1"), citation("2", abstract=""), "<DeleteCitation><PMID>1</PMID><PMID>9</PMID></DeleteCitation>",
                      "<PubmedBookArticle><BookDocument><PMID>5</PMID></BookDocument></PubmedBookArticle>")  # fmt: skip
     assert [type(item) for item in items] == [Document, Drop, Deletion, Deletion, Drop]
-    assert items[1] == Drop("no-abstract")
+    assert items[1] == Drop("no-abstract", pmid="2")
     assert items[2:4] == [Deletion("1"), Deletion("9")]
     assert items[4].rule == "book-record"
 
