@@ -14,8 +14,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import pytest
+
+ASSETS = Path(__file__).resolve().parents[2] / "shared" / "assets"
+"""Where the real files lie unless MATERIA_ASSETS says otherwise."""
 NOT_INSTALLED = ("ModuleNotFoundError", "ImportError")
+
+
+def real_file(*parts: str) -> Path:
+    """A file or folder of the real data; skips the benchmark, saying so, where it is absent."""
+    path = Path(os.environ.get("MATERIA_ASSETS", ASSETS)).joinpath(*parts).resolve()
+    if not path.exists():
+        pytest.skip(f"real data not found at {path}; set MATERIA_ASSETS to its folder")
+    return path
 
 
 def measure(ours: Callable[[], object], peer_script: str, arguments: Sequence[str], rounds: int = 3) -> dict:

@@ -13,7 +13,8 @@ def test_releases_come_by_year_and_number_then_other_names():
         "medline99n0001.xml.gz", "pubmed09n0003.xml", "pubmed20n1200.xml.gz", "pubmed21n0002.xml.gz", "pubmed21n0010.xml",
         "pubmed21n1298.first4000.xml.gz", "pubmed21n10000.xml.gz", "a.xml", "b.xml.gz", "pubmed2.xml",
     ]  # fmt: skip
-    assert sorted(ordered[::-1], key=release_order) == ordered
+    given = ordered[::-1]
+    assert sorted(given, key=release_order) == ordered
 
 
 def test_order_does_not_see_the_compression():
