@@ -25,6 +25,7 @@ _LARGER = 1.07
 """Type of a header, in sizes of the text's own."""
 _BOLD = 600
 """Weight of a typeface (400 is regular, 700 bold)."""
+_BOLD_NAME = re.compile(rb"bold|black|heavy|-medi\b", re.IGNORECASE)
 _LONGEST_HEADER = 150
 """Characters."""
 _NEIGHBOURS = 6
@@ -127,6 +128,7 @@ def _segments(text_page: pypdfium2.PdfTextPage) -> Iterator[list[_Character]]:
     """The characters of a page up to each break that PDFium sees; blanks carry the place of what they follow."""
     left, right, bottom, top, x, y = (ctypes.c_double() for _ in range(6))
     segment: list[_Character] = []
+    bold = False  # of the word
     high = 0  # the first half of a character beyond U+FFFF
     for index in range(text_page.count_chars()):
         code = raw.FPDFText_GetUnicode(text_page, index)
@@ -153,13 +155,23 @@ def _segments(text_page: pypdfium2.PdfTextPage) -> Iterator[list[_Character]]:
         height = top.value - bottom.value
         if size <= 1.0:  # the scale is in the text matrix instead
             size = height * 1.4
-        bold = raw.FPDFText_GetFontWeight(text_page, index) >= _BOLD
+        if not segment or segment[-1].text == " ":
+            bold = _is_bold(text_page, index)
         segment.append(_Character(character, size, min(x.value, left.value), right.value, y.value, bold))
         if character == _DIVIDED:
             yield segment
             segment = []
     if segment:
         yield segment
+
+
+def _is_bold(text_page: pypdfium2.PdfTextPage, index: int) -> bool:
+    """Whether a character's typeface is bold, by its weight or, where a file does not say it, by its name."""
+    if raw.FPDFText_GetFontWeight(text_page, index) >= _BOLD:
+        return True
+    name = ctypes.create_string_buffer(128)
+    raw.FPDFText_GetFontInfo(text_page, index, name, len(name), None)
+    return _BOLD_NAME.search(name.value) is not None
 
 
 def _same_line(line: list[_Character], segment: list[_Character]) -> bool:

@@ -1,4 +1,4 @@
-"""The other half of the S2ORC release of 2020: `metadata/metadata_7.jsonl.gz` for `pdf_parses/pdf_parses_7.jsonl.gz`."""
+"""The other half of the S2ORC release of 2020: `metadata/metadata_7.jsonl` for `pdf_parses/pdf_parses_7.jsonl`."""
 
 from collections.abc import Iterator
 from pathlib import Path
