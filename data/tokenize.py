@@ -1,42 +1,33 @@
-"""`python -m data tokenize`: curated documents to memory-mapped token shards, shuffled.
+"""`python -m data tokenize`: curated documents to memory-mapped token shards, shuffled (see `data.tokenize_passes`)."""
 
-Two passes, both over parts that depend on the input alone, so the bytes are the same for any number of workers:
-
-1. Each document file is tokenised into chunks, sorted by a seeded hash of the document id. A finished file is kept
-   under a name made of its content and the settings: a run that was stopped continues from there.
-2. Each shard is a range of that hash: its documents are taken from all chunks and written in the order of the hash.
-   That is the shuffle; memory is bounded by one shard, however large the corpus.
-"""
-
-import functools
 import hashlib
 import json
 import math
 import os
 import shutil
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal
 
-import numpy as np
-import tqdm
-import xxhash
-
-from data.documents import read_documents
+from data.fast_tokenizer import FastModel, fast_model, gigatoken_version
 from data.lock import locked
+from data.progress import Progress
 from data.settings import POSITIONAL
-from data.shards import SCHEMA, SPLITS, VERSION, Shards, file_sha256, read_manifest, shard_file, token_dtype
+from data.shards import SCHEMA, SPLITS, VERSION, Shards, file_sha256, read_manifest
+from data.special_tokens import SPECIAL_TOKENS
+from data.tokenize_passes import HASH_SPACE, Encoding, ShardJob, Unit, tokenize_file, write_shard
 from data.tokenizer import Tokenizer, load_tokenizer
+from data.workers import Workers, check_workers
 
-CHUNK_TOKENS = 1 << 24  # of a worker's memory: 32 MiB as uint16, and as much again while it is sorted
-BATCH_CHARACTERS = 1 << 20  # given to the tokenizer at once: enough to drown the cost of a call
-HASH_SPACE = 1 << 64
 SHARD_UNIT = 1 << 20  # bytes of Settings.shard_size
+CHECKED_BYTES = 1 << 19
+"""Compressed bytes of documents that are tokenised both ways: some 700 abstracts, 200,000 words; in a large corpus one
+document of `CHECKED_AT_LEAST`."""
+CHECKED_AT_LEAST = 1000
+
+Fast = Literal["auto", "on", "off"]
 
 
 @dataclass(kw_only=True)
@@ -47,8 +38,16 @@ class Settings:
     """Tokenizer: a tokenizer.model, a tokenizer.json, or a Hugging Face folder that holds one."""
     out: str = "shards"
     """Folder to write."""
+    special_tokens: tuple[str, ...] | None = None
+    """Tokens to add after the vocabulary: those named, or without a name the twelve that `curate --special-tokens`
+    writes into papers ([bib_ref], [/bib_ref], ...). Text that spells one becomes it, so leave this out for documents
+    that were curated without them. BOS and EOS never come from text."""
+    fast: Fast = "auto"
+    """gigatoken instead of SentencePiece, which takes a tenth of the time for the same ids. auto: where it is installed
+    and gives a sample of these documents the same ids as SentencePiece, which is said; on: stop where it does not; off:
+    never."""
     workers: int = 1
-    """Processes; the bytes written do not depend on it."""
+    """Processes; the bytes written do not depend on it. With mpiexec every rank is one instead."""
     seed: int = 0
     """Seed of the order of documents."""
     shard_size: int = 128
@@ -56,39 +55,12 @@ class Settings:
     billion tokens are still only some 500 files."""
 
 
-class Unit(NamedTuple):
-    """One document file, and where its tokens go."""
-
-    file: Path
-    result: Path
-    tokenizer: Path
-    tokenizer_sha256: str
-    seed: int
-
-
-class ShardJob(NamedTuple):
-    """One shard to write: range `number` of `count` of the hash, out of the results of a split's units."""
-
-    folder: Path
-    number: int
-    count: int
-    results: tuple[Path, ...]
-    vocab_size: int
-
-
-class Chunk(NamedTuple):
-    """Documents in the order of their hash: tokens [t], offsets int64 [n + 1], hashes uint64 [n], ids bytes [n]."""
-
-    tokens: np.ndarray
-    offsets: np.ndarray
-    hashes: np.ndarray
-    ids: np.ndarray
-
-
 def run(settings: Settings) -> int:
     """Tokenise as set; prints a line per source. ValueError names what is wrong with the input or the output folder."""
+    named = settings.special_tokens
     shards = tokenize(
         settings.folder, settings.tokenizer, settings.out,
+        special_tokens=() if named is None else named or SPECIAL_TOKENS, fast=settings.fast,
         workers=settings.workers, seed=settings.seed, shard_size=settings.shard_size,
     )  # fmt: skip
     for name, splits in shards.manifest["sources"].items():
@@ -103,18 +75,24 @@ def tokenize(
     tokenizer: str | Path,
     out: str | Path,
     *,
+    special_tokens: Sequence[str] = (),
+    fast: Fast = "auto",
     workers: int = 1,
     seed: int = 0,
     shard_size: int = 128,
 ) -> Shards:
-    """Write token shards of a folder of documents, unless they are there already, and open them (see `Settings`)."""
-    if workers < 1 or shard_size < 1:
-        raise ValueError(f"--workers {workers}, --shard-size {shard_size}: both must be at least 1")
+    """Write token shards of a folder of documents, unless they are there already, and open them (see `Settings`).
+
+    What was used to tokenise is printed and nowhere written down: the bytes are the same.
+    """
+    check_workers(workers)
+    if shard_size < 1:
+        raise ValueError(f"--shard-size {shard_size}: at least 1")
     if not 0 <= seed < HASH_SPACE:
         raise ValueError(f"--seed {seed}: must be from 0 to 2**64 - 1")
     documents, out = Path(documents), Path(out)
     files = find_documents(documents)
-    loaded = load_tokenizer(tokenizer)
+    loaded = load_tokenizer(tokenizer).with_tokens(special_tokens)
     made_from = {
         "documents": {file.relative_to(documents).as_posix(): file_sha256(file) for file in _all(files)},
         "tokenizer": loaded.sha256,
@@ -126,7 +104,7 @@ def tokenize(
     work = out.with_name(out.name + ".work")
     with locked(work / "lock", out, "tokenisation"):
         if not _already_there(out, made_from):  # another run may have finished since
-            result = _write(work, files, documents, loaded, made_from, workers)
+            result = _write(work, files, documents, loaded, made_from, workers, fast)
             os.replace(result, out)
         shutil.rmtree(work)
     return Shards(out)
@@ -139,27 +117,121 @@ def _write(
     loaded: Tokenizer,
     made_from: dict,
     workers: int,
+    fast: Fast,
 ) -> Path:
     """Both passes; returns the finished folder, still inside `work`."""
     result = work / "result"
     shutil.rmtree(result, ignore_errors=True)
     loaded.save(result / "tokenizer")  # first: a tokenizer that cannot be saved must not fail after hours
-    units = {file: _unit(file, made_from, documents, work, loaded) for file in _all(files)}
-    shard_size = made_from["shard_size"]
-    with _Workers(min(workers, len(units))) as run_all:
-        for _ in tqdm.tqdm(run_all(tokenize_file, units.values()), "tokenise", len(units), unit="file"):
-            pass
-        sources = {
-            name: {
-                split: _write_split(result / name / split, split_files, units, shard_size, loaded.vocab_size, run_all)
-                for split, split_files in splits.items()
-            }
-            for name, splits in files.items()
+    units = _tokenize_files(work, documents, loaded, made_from, workers, fast)
+    jobs = {
+        (name, split): _shard_jobs(result / name / split, split_files, units, made_from["shard_size"], loaded)
+        for name, splits in files.items()
+        for split, split_files in splits.items()
+    }
+    shards = _write_shards([job for split_jobs in jobs.values() for job in split_jobs], workers)
+    sources = {
+        name: {
+            split: _totals([units[file].result for file in split_files])
+            | {"shards": [shards[job] for job in jobs[name, split] if shards[job]]}
+            for split, split_files in splits.items()
         }
+        for name, splits in files.items()
+    }
     if not any(counts["documents"] for splits in sources.values() for counts in splits.values()):
         raise ValueError(f"{documents}: the document files hold no document")
     _write_manifest(result, made_from, loaded, sources)
     return result
+
+
+def _tokenize_files(
+    work: Path, documents: Path, loaded: Tokenizer, made_from: dict, workers: int, fast: Fast
+) -> dict[Path, Unit]:
+    """Pass 1 over all document files, by gigatoken if it may and can; says which it was. `{file: unit}`."""
+    model, reason = _fast_model(loaded, fast)
+    if model is not None:
+        units, unequal = _first_pass(work, documents, made_from, model, workers)
+        if not unequal.exists():
+            checked = sum(_counts(unit.result)["checked"] for unit in units.values())
+            print(f"gigatoken {gigatoken_version()}: its ids of {checked:,} documents are those of SentencePiece")
+            return units
+        reason = f"gigatoken gives other ids, first seen in {unequal.read_text(encoding='utf-8')}"
+        if fast == "on":
+            raise ValueError(f"--fast on: {reason}; leave it out to tokenise with SentencePiece")
+    if reason:
+        print(f"not by gigatoken: {reason}")
+    return _first_pass(work, documents, made_from, None, workers)[0]
+
+
+def _fast_model(loaded: Tokenizer, fast: Fast) -> tuple[FastModel | None, str]:
+    """What gigatoken is made from, or None and why."""
+    if fast == "off":
+        return None, ""
+    try:
+        return fast_model(loaded), ""
+    except ValueError as error:
+        if fast == "on":
+            raise ValueError(f"--fast on: {error}") from error
+        return None, str(error)
+
+
+def _first_pass(
+    work: Path, documents: Path, made_from: dict, model: FastModel | None, workers: int
+) -> tuple[dict[Path, Unit], Path]:
+    """`({file: unit}, file that exists if gigatoken gave other ids)`."""
+    by = f"gigatoken {gigatoken_version()}" if model else "the tokenizer"
+
+    def named(*inputs: str) -> Path:
+        """Where a result goes that depends on these inputs beside the settings."""
+        key = json.dumps([VERSION, *inputs, made_from["tokenizer"], made_from["seed"], by])
+        return work / "units" / hashlib.sha256(key.encode()).hexdigest()
+
+    units = [Unit(documents / name, named(name, sha256)) for name, sha256 in made_from["documents"].items()]
+    sizes = [unit.file.stat().st_size for unit in units]
+    total = sum(sizes)
+    # In whole numbers, so that every machine checks the same documents.
+    check_below = min(HASH_SPACE, HASH_SPACE // CHECKED_AT_LEAST + HASH_SPACE * CHECKED_BYTES // max(total, 1))
+    tokenizer = work / "result" / "tokenizer"
+    encoding = Encoding(tokenizer, made_from["tokenizer"], made_from["seed"], model, check_below, named("unequal"))
+    finished = [unit.result.exists() for unit in units]
+    with Workers(encoding, min(workers, len(units))) as pool, Progress("tokenise", total) as progress:
+        for number, count in pool.run(tokenize_file, units):
+            progress.add(count, sizes[number], resumed=finished[number])
+    return {unit.file: unit for unit in units}, encoding.unequal
+
+
+def _shard_jobs(
+    folder: Path, files: list[Path], units: dict[Path, Unit], shard_size: int, loaded: Tokenizer
+) -> list[ShardJob]:
+    """The shards of one split."""
+    results = tuple(units[file].result for file in files)
+    count = max(1, math.ceil(sum(file.stat().st_size for file in files) / (shard_size * SHARD_UNIT)))
+    return [ShardJob(folder, number, count, results) for number in range(count)]
+
+
+def _write_shards(jobs: list[ShardJob], workers: int) -> dict[ShardJob, dict | None]:
+    """Pass 2: each shard's entry in the manifest, None for one without documents."""
+    shards = {}
+    with Workers(None, min(workers, len(jobs))) as pool, Progress("write", len(jobs), "shards") as progress:
+        for number, shard in pool.run(write_shard, jobs):
+            shards[jobs[number]] = shard
+            progress.add(0, 1)
+    return shards
+
+
+def _counts(result: Path) -> dict:
+    return json.loads((result / "counts.json").read_text())
+
+
+def _totals(results: list[Path]) -> dict:
+    """What the results of a split's files count together."""
+    totals = {"documents": 0, "tokens": 0, "characters": 0, "skipped": 0}
+    licenses: Counter[str] = Counter()
+    for result in results:
+        counts = _counts(result)
+        licenses.update(counts["licenses"])
+        totals = {name: value + counts[name] for name, value in totals.items()}
+    return {**totals, "licenses": dict(sorted(licenses.items()))}
 
 
 def find_documents(folder: Path) -> dict[str, dict[str, list[Path]]]:
@@ -177,134 +249,6 @@ def find_documents(folder: Path) -> dict[str, dict[str, list[Path]]]:
     if not found:
         raise ValueError(f"{folder}: no documents (NAME/train-*.jsonl.zst); make some with `python -m data curate`")
     return found
-
-
-def tokenize_file(unit: Unit) -> None:
-    """Pass 1: one document file to chunks and counts in `unit.result`, which exists whole or not at all."""
-    if unit.result.exists():
-        return
-    partial = unit.result.with_name(unit.result.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    tokenizer = _cached_tokenizer(unit.tokenizer, unit.tokenizer_sha256)
-    counts = {"documents": 0, "tokens": 0, "characters": 0, "skipped": 0}
-    licenses: Counter[str] = Counter()
-    chunks = _chunks(_batches(_usable(unit.file, counts, licenses)), tokenizer, unit.seed)
-    for number, chunk in enumerate(chunks):
-        counts["documents"] += len(chunk.ids)
-        counts["tokens"] += len(chunk.tokens)
-        for name, array in chunk._asdict().items():
-            np.save(partial / f"{number:05d}-{name}.npy", array, allow_pickle=False)
-    counts["licenses"] = dict(licenses)
-    (partial / "counts.json").write_text(json.dumps(counts))
-    os.replace(partial, unit.result)
-
-
-def write_shard(job: ShardJob) -> dict | None:
-    """Pass 2: one shard's three files. `{"number", "documents", "tokens"}`, or None for a range without documents."""
-    parts = [_slice_of_chunk(result, stem, job) for result in job.results for stem in _stems(result)]
-    hashes = np.concatenate([part.hashes for part in parts]) if parts else np.empty(0, np.uint64)
-    if not len(hashes):
-        return None
-    order = np.argsort(hashes, kind="stable")  # equal ids keep the order of the files
-    lengths = np.concatenate([np.diff(part.offsets) for part in parts])
-    bases = np.cumsum([0] + [len(part.tokens) for part in parts[:-1]])
-    begins = np.concatenate([base + part.offsets[:-1] for base, part in zip(bases, parts, strict=True)])
-    source = np.concatenate([part.tokens for part in parts])
-    offsets = np.concatenate([[0], np.cumsum(lengths[order])]).astype(np.int64)
-    tokens = np.empty(offsets[-1], token_dtype(job.vocab_size))
-    for target, document in enumerate(order):
-        tokens[offsets[target] : offsets[target + 1]] = source[begins[document] : begins[document] + lengths[document]]
-    ids = np.concatenate([part.ids for part in parts])[order]
-    job.folder.mkdir(parents=True, exist_ok=True)
-    for kind, array in (("tokens", tokens), ("documents", offsets), ("ids", ids)):
-        np.save(job.folder / shard_file(kind, job.number), array, allow_pickle=False)
-    return {"number": job.number, "documents": len(ids), "tokens": len(tokens)}
-
-
-def _usable(file: Path, counts: dict, licenses: Counter) -> Iterator[tuple[str, str]]:
-    """(id, text) of a file's records; those without an id or a text are counted, and said once a file."""
-    for number, record in enumerate(read_documents(file), start=1):
-        identity, text = record.get("id"), record.get("text")
-        if not (isinstance(identity, str) and identity and isinstance(text, str) and text):
-            if not counts["skipped"]:
-                print(f"warning: {file}: record {number} has no id or no text; such are skipped", file=sys.stderr)
-            counts["skipped"] += 1
-            continue
-        counts["characters"] += len(text)
-        licenses[record.get("license") or "unknown"] += 1
-        yield identity, text
-
-
-def _batches(documents: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
-    batch, characters = [], 0
-    for document in documents:
-        batch.append(document)
-        characters += len(document[1])
-        if characters >= BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
-
-
-def _chunks(batches: Iterable[list[tuple[str, str]]], tokenizer: Tokenizer, seed: int) -> Iterator[Chunk]:
-    dtype = token_dtype(tokenizer.vocab_size)
-    ids: list[bytes] = []
-    documents: list[np.ndarray] = []
-    size = 0
-    for batch in batches:
-        encoded = tokenizer.encode_batch([text for _, text in batch])
-        ids += [identity.encode() for identity, _ in batch]
-        documents += [np.array([tokenizer.bos_id, *tokens, tokenizer.eos_id], dtype) for tokens in encoded]
-        size += sum(map(len, documents[-len(batch) :]))
-        if size >= CHUNK_TOKENS:
-            yield _sorted_chunk(ids, documents, seed)
-            ids, documents, size = [], [], 0
-    if documents:
-        yield _sorted_chunk(ids, documents, seed)
-
-
-def _sorted_chunk(ids: list[bytes], documents: list[np.ndarray], seed: int) -> Chunk:
-    hashes = np.array([xxhash.xxh3_64_intdigest(identity, seed) for identity in ids], np.uint64)
-    order = np.argsort(hashes, kind="stable")
-    documents = [documents[index] for index in order]
-    offsets = np.concatenate([[0], np.cumsum([len(document) for document in documents])]).astype(np.int64)
-    return Chunk(np.concatenate(documents), offsets, hashes[order], np.array(ids, np.bytes_)[order])
-
-
-def _stems(result: Path) -> list[str]:
-    return sorted(path.name.removesuffix("-hashes.npy") for path in result.glob("*-hashes.npy"))
-
-
-def _slice_of_chunk(result: Path, stem: str, job: ShardJob) -> Chunk:
-    """A copy of the documents of one chunk whose hash lies in the shard's range."""
-    chunk = Chunk(*(np.load(result / f"{stem}-{name}.npy", "r", allow_pickle=False) for name in Chunk._fields))
-    bounds = [-(-HASH_SPACE * number // job.count) for number in (job.number, job.number + 1)]
-    first, last = (
-        len(chunk.hashes) if bound >= HASH_SPACE else int(np.searchsorted(chunk.hashes, np.uint64(bound)))
-        for bound in bounds
-    )
-    offsets = chunk.offsets[first : last + 1] - chunk.offsets[first]
-    tokens = chunk.tokens[chunk.offsets[first] : chunk.offsets[last]]
-    return Chunk(np.array(tokens), offsets, np.array(chunk.hashes[first:last]), np.array(chunk.ids[first:last]))
-
-
-def _write_split(
-    folder: Path, files: list[Path], units: dict[Path, Unit], shard_size: int, vocab_size: int, run_all: Callable
-) -> dict:
-    """All shards of one split; returns its entry in the manifest."""
-    results = tuple(units[file].result for file in files)
-    count = max(1, math.ceil(sum(file.stat().st_size for file in files) / (shard_size * SHARD_UNIT)))
-    jobs = [ShardJob(folder, number, count, results, vocab_size) for number in range(count)]
-    totals = {"documents": 0, "tokens": 0, "characters": 0, "skipped": 0}
-    licenses: Counter[str] = Counter()
-    for result in results:
-        counts = json.loads((result / "counts.json").read_text())
-        licenses.update(counts.pop("licenses"))
-        totals = {name: value + counts[name] for name, value in totals.items()}
-    shards = [shard for shard in run_all(write_shard, jobs) if shard]
-    return {**totals, "licenses": dict(sorted(licenses.items())), "shards": shards}
 
 
 def _write_manifest(folder: Path, made_from: dict, tokenizer: Tokenizer, sources: dict) -> None:
@@ -344,38 +288,7 @@ def _already_there(out: Path, made_from: dict) -> bool:
     return True
 
 
-def _unit(file: Path, made_from: dict, documents: Path, work: Path, tokenizer: Tokenizer) -> Unit:
-    content = made_from["documents"][file.relative_to(documents).as_posix()]
-    key = json.dumps([VERSION, content, str(file.relative_to(documents)), made_from["tokenizer"], made_from["seed"]])
-    result = work / "units" / hashlib.sha256(key.encode()).hexdigest()
-    return Unit(file, result, tokenizer.path, tokenizer.sha256, made_from["seed"])
-
-
-@functools.cache
-def _cached_tokenizer(path: Path, sha256: str) -> Tokenizer:
-    """One tokenizer a worker; the sha256 is part of the key so that another file of the same name is loaded anew."""
-    tokenizer = load_tokenizer(path)
-    if tokenizer.sha256 != sha256:
-        raise ValueError(f"{path}: changed while it was in use")
-    return tokenizer
-
-
 def _all(files: dict[str, dict[str, list[Path]]]) -> Iterator[Path]:
     for splits in files.values():
         for split_files in splits.values():
             yield from split_files
-
-
-class _Workers:
-    """`with _Workers(n) as run_all`: `run_all(function, items)` gives results in order, from this process or others."""
-
-    def __init__(self, count: int):
-        # spawn: forking a process whose tokenizer has started threads can deadlock
-        self.pool = ProcessPoolExecutor(count, mp_context=get_context("spawn")) if count > 1 else None
-
-    def __enter__(self) -> Callable:
-        return self.pool.map if self.pool else map
-
-    def __exit__(self, *error: object) -> None:
-        if self.pool:
-            self.pool.shutdown(cancel_futures=True)

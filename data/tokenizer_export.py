@@ -5,8 +5,9 @@ runs of spaces one score, and texts with runs of spaces get other ids. Here the 
 SentencePiece does.
 """
 
+import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # ModelProto.SentencePiece.Type
@@ -33,10 +34,12 @@ def tokenizer_json_from_sentencepiece(model: bytes, name: str, bos_id: int) -> d
         bos_id: id that begins every text.
 
     Raises:
-        ValueError: a model without an exact equivalent: not BPE, one that normalises text, has user-defined pieces, or
-            different pieces of one score.
+        ValueError: a model without an exact equivalent: not BPE, one that normalises text, has unused pieces or
+            user-defined ones with spaces, or different pieces of one score.
+
+    One text gets other ids: a user-defined piece and nothing else, before which SentencePiece puts its space.
     """
-    pieces, trainer, normalizer = _parse_model(model)
+    pieces, trainer, normalizer = parse_model(model)
     reason = None
     if trainer.get(MODEL_TYPE, 1) != BPE:
         reason = "its type is not BPE"
@@ -44,8 +47,10 @@ def tokenizer_json_from_sentencepiece(model: bytes, name: str, bos_id: int) -> d
         reason = "it normalises text"
     elif normalizer.get(REMOVE_EXTRA_SPACES, 1) or not normalizer.get(ESCAPE_SPACES, 1) or trainer.get(SPACE_AS_SUFFIX):
         reason = "it treats spaces in a way of its own"
-    elif any(piece.kind in (USER_DEFINED, UNUSED) for piece in pieces):
-        reason = "it has user-defined or unused pieces"
+    elif any(piece.kind == UNUSED for piece in pieces):
+        reason = "it has unused pieces"
+    elif any(SPACE in piece.text or " " in piece.text for piece in pieces if piece.kind == USER_DEFINED):
+        reason = "it has user-defined pieces with spaces"
     elif tied := _tied_pieces(pieces):
         reason = f"its pieces {tied[0]!r} and {tied[1]!r} have one score"
     if reason:
@@ -56,7 +61,14 @@ def tokenizer_json_from_sentencepiece(model: bytes, name: str, bos_id: int) -> d
     prefix = bool(normalizer.get(DUMMY_PREFIX, 1))
     unknown = next((piece.text for piece in pieces if piece.kind == UNKNOWN), None)
     control = [index for index, piece in enumerate(pieces) if piece.kind in (CONTROL, UNKNOWN)]
+    defined = [index for index, piece in enumerate(pieces) if piece.kind == USER_DEFINED]
     steps = [{"type": "Prepend", "prepend": SPACE}] if prefix else []
+    if prefix and defined:
+        # Marked as normalised, a token is looked for in the text after the space was put before it: once a text, as in
+        # SentencePiece, not after every token. But then the token's own spelling is normalised too: without a space.
+        spellings = "|".join(re.escape(pieces[index].text) for index in defined)
+        pattern = {"Regex": rf"\A{SPACE}(?=(?:{spellings})\z)"}
+        steps.append({"type": "Replace", "pattern": pattern, "content": ""})
     steps.append({"type": "Replace", "pattern": {"String": " "}, "content": SPACE})
     decoders = [{"type": "Replace", "pattern": {"String": SPACE}, "content": " "}]
     decoders += [{"type": "ByteFallback"}, {"type": "Fuse"}]
@@ -66,7 +78,9 @@ def tokenizer_json_from_sentencepiece(model: bytes, name: str, bos_id: int) -> d
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [_added_token(index, pieces[index].text) for index in control],
+        "added_tokens": [
+            _added_token(index, pieces[index].text, special=index not in defined) for index in sorted(control + defined)
+        ],
         "normalizer": {"type": "Sequence", "normalizers": steps},
         "pre_tokenizer": None,
         "post_processor": _begin_with(pieces[bos_id].text, bos_id),
@@ -117,8 +131,16 @@ def _tied_pieces(pieces: list[Piece]) -> tuple[str, str] | None:
     return None
 
 
-def _added_token(index: int, text: str) -> dict:
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+def add_pieces(model: bytes, texts: Iterable[str]) -> bytes:
+    """A serialized SentencePiece model with more user-defined pieces: their ids follow those that are there."""
+    for text in texts:
+        piece = _length_delimited(1, text.encode()) + b"\x15" + struct.pack("<f", 0.0) + bytes([3 << 3, USER_DEFINED])
+        model += _length_delimited(1, piece)  # elements of a repeated field may stand anywhere
+    return model
+
+
+def _added_token(index: int, text: str, *, special: bool) -> dict:
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": not special, "special": special}
     return {"id": index, "content": text, **flags}
 
 
@@ -131,7 +153,7 @@ def _begin_with(token: str, index: int) -> dict:
     return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": named}
 
 
-def _parse_model(model: bytes) -> tuple[list[Piece], dict[int, int | bytes], dict[int, int | bytes]]:
+def parse_model(model: bytes) -> tuple[list[Piece], dict[int, int | bytes], dict[int, int | bytes]]:
     """(pieces, trainer_spec, normalizer_spec) of a ModelProto; the specs by their field numbers."""
     pieces, trainer, normalizer = [], {}, {}
     for number, value in _fields(model):
@@ -168,3 +190,15 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
         at, shift = at + 1, shift + 7
         if byte < 0x80:
             return value, at
+
+
+def _length_delimited(number: int, content: bytes) -> bytes:
+    return _to_varint(number << 3 | 2) + _to_varint(len(content)) + content
+
+
+def _to_varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*encoded, value])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from data import tokenize as tokenizing
+from data import tokenize_passes as passes
 from data.documents import read_documents, write_documents
 from data.lock import locked
 from data.shards import Shards, token_dtype
@@ -48,8 +49,8 @@ def read_back(shards):
 def several_shards(monkeypatch):
     """Shards of 200 bytes of compressed documents and chunks of 500 tokens instead of 128 MiB and 16 million."""
     monkeypatch.setattr(tokenizing, "SHARD_UNIT", 200)
-    monkeypatch.setattr(tokenizing, "CHUNK_TOKENS", 500)
-    monkeypatch.setattr(tokenizing, "BATCH_CHARACTERS", 300)
+    monkeypatch.setattr(passes, "CHUNK_TOKENS", 500)
+    monkeypatch.setattr(passes, "BATCH_CHARACTERS", 300)
 
 
 def test_every_document_is_there_once_as_bos_text_eos(corpus, tiny_tokenizer, tmp_path, several_shards):
@@ -83,8 +84,8 @@ def test_saved_tokenizer_is_the_one_given(corpus, tiny_tokenizer, tmp_path):
 def test_bytes_do_not_depend_on_workers_or_chunks(corpus, tiny_tokenizer, tmp_path, monkeypatch):
     one = tokenize(corpus, tiny_tokenizer, tmp_path / "one", seed=7).path
     two = tokenize(corpus, tiny_tokenizer, tmp_path / "two", seed=7, workers=2).path
-    monkeypatch.setattr(tokenizing, "CHUNK_TOKENS", 300)
-    monkeypatch.setattr(tokenizing, "BATCH_CHARACTERS", 100)
+    monkeypatch.setattr(passes, "CHUNK_TOKENS", 300)
+    monkeypatch.setattr(passes, "BATCH_CHARACTERS", 100)
     chunked = tokenize(corpus, tiny_tokenizer, tmp_path / "chunked", seed=7).path
     assert tree(one) == tree(two) == tree(chunked)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["chunked", "corpus", "one", "two"]  # no scratch left
@@ -100,7 +101,7 @@ def test_seed_changes_the_order_only(corpus, tiny_tokenizer, tmp_path):
 def test_a_stopped_run_continues_with_what_is_finished(corpus, tiny_tokenizer, tmp_path, monkeypatch):
     whole = tokenize(corpus, tiny_tokenizer, tmp_path / "whole").path
 
-    def stop(job):
+    def stop(job, shared):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -109,7 +110,7 @@ def test_a_stopped_run_continues_with_what_is_finished(corpus, tiny_tokenizer, t
             tokenize(corpus, tiny_tokenizer, tmp_path / "resumed")
     assert not (tmp_path / "resumed").exists()
     with monkeypatch.context() as patch:
-        patch.setattr(tokenizing, "_chunks", lambda *_: pytest.fail("a finished file was tokenised again"))
+        patch.setattr(passes, "_chunks", lambda *_: pytest.fail("a finished file was tokenised again"))
         resumed = tokenize(corpus, tiny_tokenizer, tmp_path / "resumed").path
     assert tree(resumed) == tree(whole)
 

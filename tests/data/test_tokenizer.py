@@ -232,7 +232,7 @@ def test_other_pieces_of_one_score_are_not_saved(tiny_tokenizer, tmp_path):
         ({"model_type": "unigram", "byte_fallback": False, "vocab_size": 60}, "its type is not BPE"),
         ({"normalization_rule_name": "nmt_nfkc"}, "it normalises text"),
         ({"remove_extra_whitespaces": True}, "spaces"),
-        ({"user_defined_symbols": ["[bib_ref]"]}, "user-defined"),
+        ({"user_defined_symbols": ["▁▁"]}, "user-defined pieces with spaces"),
     ],
 )
 def test_models_without_an_exact_equivalent_are_not_saved(make_sentencepiece, tmp_path, options, reason):
