@@ -64,11 +64,12 @@ def words(text: str) -> list[str]:
     return _WORD.findall(unicodedata.normalize("NFKC", _CITATION.sub(" ", text).replace("^", "")).casefold())
 
 
-def measure(article: etree._Element, output: str) -> Fidelity:
-    """The fidelity of `output` to an <article> (or to a tree that holds one), which is left as it is."""
+def measure(article: etree._Element, output: str, kinds: tuple[str, ...] = BLOCKS) -> Fidelity:
+    """The fidelity of `output` to an <article> (or to a tree that holds one), which is left as it is. Only blocks of
+    these kinds are looked for."""
     found = words(output)
     places = Places(found)
-    blocks = [block for block in map(words, block_texts(article)) if block]
+    blocks = [block for tag, text in block_texts(article) if tag in kinds and (block := words(text))]
     inside = sum(map(places.take, blocks))
     everything = Counter(ngrams(words("".join(_all_text(article)))))
     repeated = sum(max(0, count - max(everything[gram], 1)) for gram, count in Counter(ngrams(found)).items())
@@ -98,13 +99,19 @@ class Places:
             self.free[position : position + len(block)] = [False] * len(block)
             self.cursor = position + len(block)
             return len(block)
-        window = max(self._windows(block), key=lambda window: longest_common_subsequence(block, self._view(window)))
-        view = self._view(window)
+        best, window, view = -1, range(0), []
+        for candidate in self._windows(block):
+            seen = [self.output[position] if self.free[position] else "" for position in candidate]
+            length = longest_common_subsequence(block, seen)
+            if length > best:
+                best, window, view = length, candidate, seen
+            if length == len(block):
+                break
         for match in SequenceMatcher(None, block, view, autojunk=False).get_matching_blocks():
             start = window.start + match.b
             self.free[start : start + match.size] = [False] * match.size
             self.cursor = max(self.cursor, start + match.size)
-        return longest_common_subsequence(block, view)
+        return best
 
     def _contiguous(self, block: list[str]) -> int | None:
         starts = self.starts[block[0]]
@@ -117,16 +124,16 @@ class Places:
 
     def _windows(self, block: list[str]) -> list[range]:
         """Where the block may stand: behind the last one, and wherever three words in a row are its own."""
-        starts = {self.cursor}
+        starts = [self.cursor]
         for offset in range(0, len(block) - 2, max(1, len(block) // 16)):
             three = block[offset : offset + 3]
-            places = [p for p in self.starts[three[0]] if self.output[p : p + 3] == three]
-            starts.update(place - offset for place in places[:8])
-        last = len(self.output)
-        return [range(max(0, p - NEAR), min(last, p + 2 * len(block) + NEAR)) for p in sorted(starts)]
-
-    def _view(self, window: range) -> list[str]:
-        return [self.output[position] if self.free[position] else "" for position in window]
+            places = [place for place in self.starts[three[0]] if self.output[place : place + 3] == three]
+            starts += [place - offset for place in places[:8]]
+        distinct = {start // NEAR: max(0, start - NEAR) for start in reversed(starts)}
+        first = self.cursor // NEAR
+        ordered = sorted(distinct, key=lambda near: (near != first, near))
+        length, last = 2 * len(block) + 3 * NEAR, len(self.output)
+        return [range(distinct[near], min(last, distinct[near] + length)) for near in ordered]
 
 
 def longest_common_subsequence(first: list[str], second: list[str]) -> int:
@@ -142,31 +149,31 @@ def longest_common_subsequence(first: list[str], second: list[str]) -> int:
     return len(first) - row.bit_count()
 
 
-def block_texts(article: etree._Element) -> list[str]:
-    """The texts of the blocks, in order; a block that holds others gives the runs of text between them."""
-    runs: list[list[str]] = []
+def block_texts(article: etree._Element) -> list[tuple[str, str]]:
+    """`(tag, text)` of each block, in order; a block that holds others gives the runs of text between them."""
+    runs: list[tuple[str, list[str]]] = []
     for part in article.iter(*PARTS):
         if not any(outer.tag in (*PARTS, *OTHER_TEXTS) for outer in part.iterancestors()):
-            _collect(part, False, runs)
-    return ["".join(run) for run in runs]
+            _collect(part, "", runs)
+    return [(tag, "".join(pieces)) for tag, pieces in runs]
 
 
-def _collect(element: etree._Element, inside: bool, runs: list[list[str]]) -> None:
-    """Adds the text of `element`, which is or stands in a block if `inside`, to the last run. Each block in it begins a
-    run, and so does what follows that block."""
-    if inside:
-        runs[-1].append(element.text or "")
+def _collect(element: etree._Element, block: str, runs: list[tuple[str, list[str]]]) -> None:
+    """Adds the text of `element`, whose innermost block has the tag `block` ("" for none), to the last run. Each block
+    in it begins a run, and so does what follows that block."""
+    if block:
+        runs[-1][1].append(element.text or "")
     for child in element:
         if child.tag in BLOCKS:
-            runs.append([])
-            _collect(child, True, runs)
-            runs.append([])
+            runs.append((child.tag, []))
+            _collect(child, child.tag, runs)
+            runs.append((block, []))
         elif child.tag not in (*NO_WORDS, "break"):
-            _collect(child, inside, runs)
-        elif inside:
-            runs[-1].append(_REFERENCE if child.tag == "xref" else " ")
-        if inside:
-            runs[-1].append(child.tail or "")
+            _collect(child, block, runs)
+        elif block:
+            runs[-1][1].append(_REFERENCE if child.tag == "xref" else " ")
+        if block:
+            runs[-1][1].append(child.tail or "")
 
 
 def _all_text(article: etree._Element) -> list[str]:

@@ -21,7 +21,7 @@ from data.xml import parse
 
 _APPENDICES = ("app-group", "app", "glossary")
 _LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
-_IN_A_NAMESPACE = etree.XPath("//*[namespace-uri()]")
+_MATHML = "http://www.w3.org/1998/Math/MathML"
 
 
 def read(file: InputFile) -> Iterator[Document | Drop]:
@@ -29,13 +29,19 @@ def read(file: InputFile) -> Iterator[Document | Drop]:
     unknown: Counter[str] = Counter()
     root = parse(file.stream, file.name, unknown)
     file.note_entities(unknown)
-    for element in _IN_A_NAMESPACE(root):  # MathML, and articles with a default namespace
-        element.tag = local_name(element)
+    _take_namespaces_off(root)
     article = root if root.tag == "article" else next(root.iter("article"), None)
     if article is None:
         yield Drop("not-an-article", f"{file.name}: root element <{root.tag}>")
         return
     yield article_document(article, file)
+
+
+def _take_namespaces_off(root: etree._Element) -> None:
+    """Plain tag names for the elements of the root's namespace, if it has one, and of MathML."""
+    for namespace in filter(None, (etree.QName(root).namespace, _MATHML)):
+        for element in list(root.iter(f"{{{namespace}}}*")):
+            element.tag = local_name(element)
 
 
 def article_document(article: etree._Element, file: InputFile) -> Document:
@@ -73,10 +79,11 @@ def article_text(article: etree._Element, meta: etree._Element | None, file: Inp
     blocks = Blocks(conversion)
     title = None
     if meta is not None:
-        title = blocks.child_line(meta, "title-group/article-title") or None
+        titles = meta.find("title-group")
+        title = (blocks.child_line(titles, "article-title") or None) if titles is not None else None
         if title:
             blocks.add(f"# {title}")
-            blocks.add(blocks.child_line(meta, "title-group/subtitle"))
+            blocks.add(blocks.child_line(titles, "subtitle"))
         for abstract in meta.iterchildren("abstract", "trans-abstract"):
             if abstract.tag == "abstract" or _wanted(abstract, file):
                 blocks.section(abstract, 2, default_title="Abstract")

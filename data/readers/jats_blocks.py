@@ -103,9 +103,13 @@ class Blocks(RunningText):
         for child in element:
             tag = child.tag
             handler = _HANDLERS.get(tag)
-            if handler is None:
-                if tag != "label":
+            if tag == "label":
+                pass
+            elif handler is None:
+                if len(child):
                     self.inside(child, running)
+                elif child.text:
+                    running.append(child.text)
             elif tag in BLOCKS:
                 self.add(self.finished(running))
                 running = []

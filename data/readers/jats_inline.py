@@ -55,7 +55,7 @@ class RunningText:
 
     def child_line(self, element: etree._Element, name: str) -> str:
         """The running text of the first child of this name; "" without one."""
-        child = element.find(name)
+        child = next(element.iterchildren(name), None)
         return self.line(child) if child is not None else ""
 
     def finished(self, running: list[str]) -> str:
@@ -70,7 +70,10 @@ class RunningText:
         for child in element:
             handler = _HANDLERS.get(child.tag)
             if handler is None:
-                self.inside(child, running)
+                if len(child):
+                    self.inside(child, running)
+                elif child.text:
+                    running.append(child.text)
             else:
                 handler(self, child, running)
             if child.tail:

@@ -93,7 +93,7 @@ class References:
 
 def _first_words(text: str) -> str:
     words = text.split()
-    return " ".join(words[:MOST_WORDS]) + ("..." if len(words) > MOST_WORDS else "")
+    return " ".join(words[:MOST_WORDS]).rstrip(",;:") + "..." if len(words) > MOST_WORDS else " ".join(words)
 
 
 def written_out(text: str) -> str:
