@@ -1,9 +1,10 @@
-"""`python -m data demo|curate|tokenize|inspect`: the data room's commands."""
+"""`python -m data demo|curate|tokenize|inspect`: the data room's commands, in one process or under mpiexec."""
 
 import importlib
 import sys
 
-from data.settings import parse, run_command
+from data.mpi import run_on_ranks
+from data.settings import parse
 
 COMMANDS = {
     "demo": "write the demo world: raw sources and benchmark files in their real formats",
@@ -29,4 +30,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_on_ranks(main)

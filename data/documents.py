@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import orjson
 import zstandard
@@ -46,23 +47,46 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f"{path.name}.part-{os.getpid()}")
 
 
-def write_documents(path: Path, documents: Iterable[Document | Mapping]) -> int:
-    """Write documents to `path` (.jsonl.zst), temporary name first, then rename; returns how many.
+class DocumentWriter:
+    """Writes JSON lines to `path` (.jsonl.zst), temporary name first, then rename; an error inside `with` leaves no
+    file. The bytes depend on the documents alone."""
 
-    The bytes depend on the documents alone. An error while `documents` is read leaves no file.
-    """
-    path = Path(path)
-    temporary = temporary_name(path)
-    count = 0
-    try:
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self.temporary = temporary_name(self.path)
+
+    def __enter__(self) -> Self:
+        self.raw = self.temporary.open("wb")
         compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL, write_checksum=True)
-        with temporary.open("wb") as raw, compressor.stream_writer(raw) as stream:
-            for document in documents:
-                stream.write(orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE))
-                count += 1
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        self.stream = compressor.stream_writer(self.raw)
+        return self
+
+    def write(self, document: Document | Mapping) -> None:
+        """One document."""
+        self.write_line(orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE))
+
+    def write_line(self, line: bytes) -> None:
+        """One document as its JSON line."""
+        self.stream.write(line)
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        try:
+            if kind is None:
+                self.stream.close()  # closes the file under it too
+                self.temporary.replace(self.path)
+            else:
+                self.raw.close()
+        finally:
+            self.temporary.unlink(missing_ok=True)
+
+
+def write_documents(path: Path, documents: Iterable[Document | Mapping]) -> int:
+    """Write documents to `path`; returns how many. An error while `documents` is read leaves no file."""
+    count = 0
+    with DocumentWriter(path) as writer:
+        for document in documents:
+            writer.write(document)
+            count += 1
     return count
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import xxhash
 
 from data.files import COMPRESSIONS, READ_SIZE, DamagedFile, is_documentation, open_range, walk, without_compression
+from data.medline_files import missing_numbers, release_order
 from data.readers import find_format
 from data.readers.interface import Format
 
@@ -74,11 +75,18 @@ def parse_source(text: str) -> Source:
     return Source(kind, name, Path(path).expanduser())
 
 
-def plan(source: Source, place: int) -> tuple[list[Unit], Counter[str]]:
-    """The units of a source in input order, and how many files of which other suffix were passed over.
+@dataclass(frozen=True)
+class Plan:
+    """The units of one source in input order; how many files of which other suffix were passed over; which numbers of
+    a release are not there."""
 
-    Raises ValueError when the path is missing or holds nothing that this kind reads.
-    """
+    units: tuple[Unit, ...]
+    passed_over: Counter[str]
+    missing: tuple[str, ...]
+
+
+def plan(source: Source, place: int) -> Plan:
+    """The units of a source. Raises ValueError when the path is missing or holds nothing that this kind reads."""
     form = find_format(source.kind)
     if not source.path.exists():
         raise ValueError(f"--source {source.kind}={source.path}: no such file or folder")
@@ -90,13 +98,17 @@ def plan(source: Source, place: int) -> tuple[list[Unit], Counter[str]]:
                 continue
             if _readable(form, path.name):
                 files.append(UnitFile(name, path, path.stat().st_size))
-            else:
+            elif path.suffix != ".md5":
                 passed_over["".join(path.suffixes[-2:]).lower() or path.name] += 1
     elif _readable(form, source.path.name):
         files.append(UnitFile(source.path.name, source.path, source.path.stat().st_size))
     if not files:
         raise ValueError(f"--source {source.kind}={source.path}: nothing to read; {source.kind} reads {form.spelling}")
-    return _units(files, source, place, form), passed_over
+    missing: list[str] = []
+    if form.revises:
+        files.sort(key=lambda file: (release_order(file.path.name), file.name))
+        missing = missing_numbers([file.path.name for file in files])
+    return Plan(tuple(_units(files, source, place, form)), passed_over, tuple(missing))
 
 
 def is_archive(name: str) -> bool:
@@ -137,18 +149,21 @@ def _units(files: list[UnitFile], source: Source, place: int, form: Format) -> l
     return units
 
 
-def content_hash(unit: Unit) -> str:
-    """sha256 of what the unit reads: names and bytes. A file that cannot be read counts with the reason."""
-    digest = hashlib.sha256(f"{unit.kind}\0{unit.source_name}\0{unit.start}\0".encode())
+def file_hashes(unit: Unit) -> dict[str, str]:
+    """The sha256 of the bytes that the unit reads of each of its files. One that cannot be read counts with the
+    reason."""
+    hashes = {}
     for file in unit.files:
-        digest.update(f"{file.name}\0".encode())
         try:
-            stream = (
-                file.path.open("rb") if unit.end is None else open_range(file.path, file.name, unit.start, unit.end)[0]
-            )
-            with stream:
-                while chunk := stream.read(READ_SIZE):
-                    digest.update(chunk)
+            if unit.end is None:
+                with file.path.open("rb") as stream:
+                    hashes[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+            else:
+                digest = hashlib.sha256()
+                with open_range(file.path, file.name, unit.start, unit.end)[0] as stream:
+                    while chunk := stream.read(READ_SIZE):
+                        digest.update(chunk)
+                hashes[file.name] = digest.hexdigest()
         except (OSError, DamagedFile) as error:
-            digest.update(f"unreadable: {error}".encode())
-    return digest.hexdigest()
+            hashes[file.name] = f"unreadable: {error}"
+    return hashes

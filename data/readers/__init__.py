@@ -5,12 +5,13 @@ Iterator[Document | Drop | Deletion]`; it raises DamagedFile when the file itsel
 for a record that is no document.
 """
 
-from data.readers import guidelines, jats, jsonl, medline, plain, wikipedia
+from data.readers import guidelines, jats, jsonl, medline, plain, s2orc, wikipedia
 from data.readers.interface import Format
 
 FORMATS: dict[str, Format] = {
     "medline": medline.FORMAT,
     "jats": jats.FORMAT,
+    "s2orc": s2orc.FORMAT,
     "guidelines": guidelines.FORMAT,
     "wikipedia": wikipedia.FORMAT,
     "jsonl": jsonl.FORMAT,
@@ -20,10 +21,6 @@ FORMATS: dict[str, Format] = {
 
 def find_format(kind: str) -> Format:
     """The format of a source kind. Raises ValueError naming the kinds there are."""
-    if kind == "s2orc":
-        raise ValueError(
-            "source kind s2orc cannot be read yet; convert it to jsonl with a text field and use kind jsonl"
-        )
     if kind not in FORMATS:
         raise ValueError(f"unknown source kind {kind!r}; known: {', '.join(FORMATS)}")
     return FORMATS[kind]

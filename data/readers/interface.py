@@ -74,7 +74,8 @@ class Format:
 
     `pattern` matches the lower-case file name without its compression suffix. `splittable` files are cut into byte
     ranges of whole lines when not compressed. `archives`: members of .tar, .tar.gz, .tgz are read like files.
-    `full_text` documents are preferred to abstracts with the same identity.
+    `full_text` documents are preferred to abstracts with the same identity. `revises`: all sources of this kind are one
+    stream of releases, in whose order a later record replaces an earlier one with its PMID, even by saying nothing.
     """
 
     read: Read
@@ -83,3 +84,4 @@ class Format:
     splittable: bool = False
     archives: bool = False
     full_text: bool = False
+    revises: bool = False

@@ -7,6 +7,9 @@ import pytest
 import sentencepiece
 
 from data.documents import Document, write_documents
+from data.files import open_input
+from data.readers import medline
+from data.readers.interface import InputFile
 
 SENTENCES = [
     "Aspirin 5 mg was given to 30 patients with fever (p < 0.05).",
@@ -61,3 +64,11 @@ def corpus(tmp_path) -> Path:
         ]
         write_documents(folder / name / f"{stem}.jsonl.zst", documents)
     return folder
+
+
+@pytest.fixture(scope="session")
+def real_abstracts(assets) -> list[str]:
+    """The texts of a real MEDLINE file, title first."""
+    path = assets / "medline" / "pubmed21n1298.first4000.xml.gz"
+    with open_input(path, path.name) as stream:
+        return [item.text for item in medline.read(InputFile(stream, path.name, "m")) if isinstance(item, Document)]

@@ -1,0 +1,82 @@
+"""MinHash of word 5-grams: which texts are worth comparing, and how alike two texts are.
+
+Broder (1997): the chance that two sets share the minimum of a random hash is their Jaccard similarity J. With BANDS
+bands of ROWS such minima, two texts share a band with chance 1 - (1 - J^ROWS)^BANDS (Leskovec, Rajaraman, Ullman,
+Mining of Massive Datasets, 3.4): 0.99 at J = 0.7, 0.54 at 0.5, 0.06 at 0.3.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import rensa
+
+SHINGLE = 5
+"""Words."""
+BANDS, ROWS = 25, 5
+"""By the formula 25 x 5 finds 99.0 % of the pairs at J = 0.7; the 14 x 8 of web corpora finds 56 %."""
+HASHES_BEFORE_MIXING = 4096
+"""Signatures (500 bytes each) turned into band keys at a time."""
+BAND = np.dtype([("key", "<u8"), ("position", "<u4")])
+
+
+def shingles(words: Sequence[str]) -> list[str]:
+    """The word 5-grams of a text, in order; of a shorter text, all its words as one."""
+    if len(words) < SHINGLE:
+        return [" ".join(words)]
+    return list(map(" ".join, zip(*(words[offset:] for offset in range(SHINGLE)), strict=False)))
+
+
+def jaccard(first: frozenset[str], second: frozenset[str]) -> float:
+    """Jaccard similarity of two sets of shingles."""
+    common = len(first & second)
+    return common / (len(first) + len(second) - common)
+
+
+class Bands:
+    """Gathers the band keys of one unit's documents."""
+
+    def __init__(self, seed: int):
+        self.seed = seed
+        self.signatures: list[list[int]] = []
+        self.positions: list[int] = []
+        self.parts: list[np.ndarray] = []
+
+    def add(self, words: Sequence[str], position: int) -> None:
+        """The document that is number `position` of its unit."""
+        signature = rensa.RMinHash(num_perm=BANDS * ROWS, seed=self.seed)
+        signature.update(shingles(words))
+        self.signatures.append(signature.digest())
+        self.positions.append(position)
+        if len(self.signatures) >= HASHES_BEFORE_MIXING:
+            self._mix()
+
+    def _mix(self) -> None:
+        if not self.signatures:
+            return
+        minima = np.array(self.signatures, dtype=np.uint64).reshape(-1, BANDS, ROWS)
+        rows = np.empty((len(minima), BANDS), BAND)
+        rows["key"] = band_keys(minima)
+        rows["position"] = np.array(self.positions, dtype=np.uint32)[:, None]
+        self.parts.append(rows.ravel())
+        self.signatures.clear()
+        self.positions.clear()
+
+    def array(self) -> np.ndarray:
+        """All BAND rows, sorted by key."""
+        self._mix()
+        rows = np.concatenate([*self.parts, np.empty(0, BAND)])
+        return rows[np.argsort(rows["key"], kind="stable")]
+
+
+def band_keys(minima: np.ndarray) -> np.ndarray:
+    """uint64 keys [documents, BANDS] of minima [documents, BANDS, ROWS]: equal where all rows of a band are equal.
+
+    Each step multiplies by an odd number and folds the high bits down, as the finaliser of MurmurHash3 does; the number
+    of the band goes in first, so that equal minima in different bands do not meet.
+    """
+    keys = np.broadcast_to(np.arange(1, BANDS + 1, dtype=np.uint64), minima.shape[:2]).copy()
+    for row in range(ROWS):
+        keys ^= minima[:, :, row]
+        keys *= np.uint64(0xFF51AFD7ED558CCD)
+        keys ^= keys >> np.uint64(33)
+    return keys
