@@ -103,8 +103,13 @@ class RecordCutter:
         self.source = source
         head = source.read(READ_SIZE)  # UTF-8 now, so that a declared encoding would mislead
         self.data = _DECLARATION.sub(lambda match: b"\n" * match.group().count(b"\n"), head)
-        root = _ROOT.match(self.data)
-        self.root = root.group(1) if root else b""  # without a plain root element everything is left to the parser
+        while (root := _ROOT.match(self.data)) is None and len(self.data) < _START_LIMIT:
+            chunk = source.read(READ_SIZE)
+            if not chunk:
+                break
+            self.data += chunk
+        # On its own line; without a plain root element everything is left to the parser.
+        self.root = b"\n" * self.data.count(b"\n", 0, root.start(1)) + root.group(1) if root else b""
         self.position = root.end() if root else 0  # in `data`: up to here everything was cut
         self.lines = 0  # line breaks before `data`
 
@@ -142,7 +147,7 @@ class RecordCutter:
 
     def rest(self) -> _Rest:
         """All that was not cut, in a root element of its own, on the lines where the file has it."""
-        lines = self.lines + self.data.count(b"\n", 0, self.position)
+        lines = self.lines + self.data.count(b"\n", 0, self.position) - self.root.count(b"\n")
         return _Rest(self.root + b"\n" * lines + self.data[self.position :], self.source)
 
 

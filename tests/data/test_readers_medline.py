@@ -7,7 +7,7 @@ import pytest
 
 from data.documents import Document
 from data.files import DamagedFile, open_input
-from data.readers.interface import Deletion, Drop, InputFile
+from data.readers.interface import Deletion, Drop, InputFile, ReadSettings
 from data.readers.medline import read
 
 
@@ -82,6 +82,9 @@ def test_titles(title, expected):
         ("<Year>1999</Year><Season>Spring</Season>", "1999"),
         ("<MedlineDate>1998 Dec-1999 Jan</MedlineDate>", "1998"),
         ("<MedlineDate>Winter</MedlineDate>", None),
+        ("<Year>1999</Year><Month>13</Month><Day>9</Day>", "1999"),
+        ("<Year>1999</Year><Month>Feb</Month><Day>99</Day>", "1999-02"),
+        ("<Year>in press</Year>", None),
     ],
 )
 def test_dates(date, expected):
@@ -99,12 +102,104 @@ def test_drops_and_deletions_in_order():
     assert items[4].rule == "book-record"
 
 
-def test_other_abstracts_are_counted():
-    other = '<OtherAbstract Language="spa"><AbstractText>Texto.</AbstractText></OtherAbstract>'
-    file = InputFile(io.BytesIO(f"<S>{citation(more=other)}</S>".encode()), "a.xml", "medline")
-    (document,) = read(file)
-    assert "Texto" not in document.text
-    assert sum(file.notes.values()) == 1
+def read_with(languages, *citations):
+    file = InputFile(
+        io.BytesIO(f"<S>{''.join(citations)}</S>".encode()),
+        "a.xml",
+        "medline",
+        settings=ReadSettings(languages=languages),
+    )
+    return list(read(file)), file.notes
+
+
+SPANISH = '<OtherAbstract Type="Publisher" Language="spa"><AbstractText>Texto.</AbstractText><CopyrightInformation>(c) Ed.</CopyrightInformation></OtherAbstract>'
+LAY = '<OtherAbstract Type="plain-language-summary" Language="eng"><AbstractText Label="WHY">So that all see.</AbstractText><AbstractText>Two.</AbstractText></OtherAbstract>'
+PIP = '<OtherAbstract Type="PIP"><AbstractText>Contraceptives were studied.</AbstractText></OtherAbstract>'
+
+
+def test_further_abstracts_in_other_languages_are_counted():
+    (document,), notes = read_with(("en",), citation(more=SPANISH + SPANISH.replace("spa", "xyz")))
+    assert document.text == "# A title.\n\nText."
+    assert notes == {f"further abstract in language {name} left out": 1 for name in ("es", "xyz")}
+
+
+def test_further_abstracts_in_wanted_languages_follow_under_their_kind():
+    (document,), notes = read_with(("en",), citation(more=LAY + PIP + SPANISH))
+    assert document.text == (
+        "# A title.\n\nText.\n\nPlain-language summary: WHY: So that all see.\n\nTwo.\n\nAbstract (PIP): Contraceptives were studied."
+    )
+    assert notes == {"further abstract in language es left out": 1}
+    for every in ((), ("",)):
+        (document,), notes = read_with(every, citation(more=SPANISH))
+        assert document.text == "# A title.\n\nText.\n\nAbstract (Publisher): Texto."
+        assert not notes
+
+
+def test_a_citation_with_only_a_further_abstract_is_a_document_where_it_is_wanted():
+    only = citation("5", abstract="", more=SPANISH)
+    (document,), _ = read_with(("es",), only)
+    assert document.text == "# A title.\n\nAbstract (Publisher): Texto."
+    (drop,), notes = read_with(("en",), only)
+    assert drop == Drop("no-abstract", pmid="5")
+    assert notes.total() == 1
+
+
+def test_a_further_abstract_that_repeats_the_first_is_counted():
+    words = "Bone loss was less than was expected from studies with placebo in women."
+    changed = words.replace("expected", "awaited")
+    record = citation(
+        abstract=f"<AbstractText>{words}</AbstractText>",
+        more=f'<OtherAbstract Type="PIP"><AbstractText>{changed}</AbstractText></OtherAbstract>',
+    )
+    (document,), notes = read_with(("en",), record)
+    assert document.text == f"# A title.\n\n{words}"
+    assert notes == {"further abstract that repeats the first left out": 1}
+
+
+def notice(kind):
+    return f'<CommentsCorrectionsList><CommentsCorrections RefType="CommentIn"/><CommentsCorrections RefType="{kind}"><PMID>9</PMID></CommentsCorrections></CommentsCorrectionsList>'
+
+
+@pytest.mark.parametrize("kind", ["RetractionIn", "RetractedandRepublishedIn"])
+def test_what_was_retracted_has_the_type_once(kind):
+    unmarked = citation(more=notice(kind))
+    marked = unmarked.replace(
+        "</PublicationTypeList>", "<PublicationType>Retracted Publication</PublicationType></PublicationTypeList>"
+    )
+    for record in (unmarked, marked):
+        (document,) = read_all(record)
+        assert document.types == ["Journal Article", "Retracted Publication"]
+
+
+@pytest.mark.parametrize("kind", ["RetractionOf", "ErratumIn", "PartialRetractionIn"])
+def test_other_notices_are_no_retractions(kind):
+    (document,) = read_all(citation(more=notice(kind)))
+    assert document.types == ["Journal Article"]
+
+
+def test_every_drop_of_a_citation_names_its_pmid():
+    items = read_all(
+        citation("2", abstract="<AbstractText> </AbstractText>"),
+        "<PubmedArticle><MedlineCitation><PMID>3</PMID></MedlineCitation></PubmedArticle>",
+        "<PubmedBookArticle><BookDocument><PMID>5</PMID></BookDocument></PubmedBookArticle>",
+        citation("", title="No number."),
+        "<PubmedArticle/>",
+    )
+    assert [(item.rule, item.pmid) for item in items] == [
+        ("no-abstract", "2"), ("bad-record", "3"), ("book-record", "5"), ("bad-record", None), ("bad-record", None),
+    ]  # fmt: skip
+
+
+def test_language_is_the_articles_in_two_letters():
+    for code, expected in (("eng", "en"), ("pol", "pl"), ("und", "und"), ("", None)):
+        (document,) = read_all(citation().replace("<Language>eng<", f"<Language>{code}<"))
+        assert document.language == expected
+
+
+def test_the_doi_comes_from_the_list_or_from_the_article():
+    location = '<ELocationID EIdType="pii">S1</ELocationID><ELocationID EIdType="doi">10.1/x</ELocationID><Language>'
+    (document,) = read_all(citation().replace("<Language>", location))
+    assert (document.doi, document.pmcid) == ("10.1/x", None)
 
 
 def test_real_file(assets):
