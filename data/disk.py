@@ -1,14 +1,12 @@
-"""Disk space: what a curation will need, said before it starts, and what to do when it runs out all the same.
+"""Disk space: what a curation will need, said before it starts.
 
 The need is an estimate from the kind and size of the input, with factors measured on real files of each kind:
 compressed output as a share of the input, and documents in a megabyte. Everything is on disk twice, in the output and
 in `work/`, which keeps the texts for a run that goes on.
 """
 
-import errno
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,12 +52,6 @@ COMPRESSED = {
 twice as many fit), 0.037 and 62 plain; JATS 0.57 and 44, 0.13 and 10; guidelines as JSON 0.28 and 316; Wikipedia 0.64
 and 63, 0.18 and 17 (long articles; short ones are more); plain text 0.33. The others follow from these."""
 
-FULL = {
-    errno.ENOSPC: "no space left on the device",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "larger than the limit of a file's size (ulimit -f)",
-}
-
 
 def estimate(units: Iterable[Unit], *, near_duplicates: bool) -> int:
     """Bytes of disk that a curation of these units takes when it is finished, scratch included."""
@@ -97,22 +89,3 @@ def check_space(out: Path, need: int) -> None:
 def gigabytes(size: float) -> str:
     """`1.2 GB`; small sizes in MB."""
     return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Names the file in an error of a full disk: a failing write, other than a failing open, does not say it."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in FULL and error.filename is None:
-            error.filename = str(path)
-        raise
-
-
-def explain(error: OSError) -> str:
-    """The line for a user: of a full disk with the remedy, of anything else what the system says."""
-    if error.errno not in FULL:
-        return str(error)
-    name = error.filename or "the output"
-    return f"{name}: {FULL[error.errno]}; make room and run the same command again: it goes on where it was"

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from data import disk
-from data.disk import check_space, estimate, explain, writing
+from data.disk import check_space, estimate
+from data.disk_full import explain, writing
 from data.readers import FORMATS
 from data.units import Unit, UnitFile
 
@@ -70,7 +71,7 @@ def test_a_real_write_that_fails_names_its_file(tmp_path):
 import resource, sys
 sys.path.insert(0, {str(REPOSITORY)!r})
 from pathlib import Path
-from data.disk import explain, writing
+from data.disk_full import explain, writing
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 path = Path({str(tmp_path / "big")!r})
 try:
