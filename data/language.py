@@ -1,0 +1,51 @@
+"""The language of a text, judged on its words and letters: what a record says of itself is often the language of
+another version (MEDLINE names the article's, not the abstract's).
+
+Clear cases are decided by counting English function words. Only the others are shown to py3langid, which is a hundred
+times slower.
+"""
+
+import functools
+from collections.abc import Sequence
+
+from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+ENGLISH_WORDS = frozenset((
+    "the", "of", "and", "to", "with", "for", "was", "were", "by", "that", "from", "this", "are", "which", "these", "be",
+    "is", "been", "have", "has", "between", "not", "at",
+))  # fmt: skip
+"""Function words that prose in other languages does not have, or seldom (Dutch `of`, `is`, `was` make up 5 %)."""
+SURELY_ENGLISH = 0.08
+"""Share of function words. Real English abstracts have 0.085 to 0.45, sample texts in eleven other languages up to
+0.05."""
+CANDIDATES = (
+    "ar", "bg", "cs", "da", "de", "el", "en", "es", "et", "fa", "fi", "fr", "he", "hi", "hr", "hu", "id", "it", "ja",
+    "ko", "lt", "lv", "nl", "no", "pl", "pt", "ro", "ru", "sk", "sl", "sr", "sv", "th", "tr", "uk", "vi", "zh",
+)  # fmt: skip
+"""The languages that medical literature is written in; py3langid chooses among these, not among its 97."""
+SAMPLE = 500
+"""Characters shown to py3langid, from the middle: titles and labels are often English where the text is not."""
+SURE = 0.9
+"""Probability below which py3langid's answer is not taken: what it gives for lists of names."""
+
+
+def function_word_share(folded_words: Sequence[str]) -> float:
+    """The share of English function words among all words."""
+    return sum(map(ENGLISH_WORDS.__contains__, folded_words)) / len(folded_words) if folded_words else 0.0
+
+
+def detect(text: str, folded_words: Sequence[str]) -> str | None:
+    """The two-letter code of `text`'s language, or None when it cannot be told; `folded_words` are the words of the
+    folded text."""
+    if function_word_share(folded_words) >= SURELY_ENGLISH:
+        return "en"
+    start = max(0, (len(text) - SAMPLE) // 2)
+    code, probability = _identifier().classify(text[start : start + SAMPLE])
+    return code if probability >= SURE else None
+
+
+@functools.cache
+def _identifier() -> LanguageIdentifier:
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    identifier.set_languages(CANDIDATES)
+    return identifier
