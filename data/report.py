@@ -1,159 +1,107 @@
-"""The account of a curation: what came in, what was dropped by which rule, what came out. `report.json` and
-`report.md`."""
+"""The files in which a curation accounts for itself.
+
+`report.json` (all numbers), `report.md` and `report.png` (for people), `contamination.jsonl` (what was dropped for a
+benchmark) and `provenance.json` (`data.manifest`). The same input and settings give the same bytes.
+"""
 
 import json
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 
-from data.decontaminate import SHORTEST_QUESTION, Questions
-from data.passes import DETAILS_KEPT, SPLITS, Summary
-from data.units import Unit
+from data.account import Account, SourceReport, octave
+from data.clusters import CLUSTERS_FILE
+from data.deduplicate import RULES as DUPLICATE_RULES
+from data.deduplicate import VERDICTS
+from data.documents import temporary_name
+from data.manifest import MANIFEST_FILE, file_entry, manifest
+from data.report_picture import PICTURE_FILE, draw
+from data.report_text import CONTAMINATION_FILE, REPORT_FILE, markdown, source_table
+from data.shared import SPLITS
 
 
-@dataclass
-class SourceReport:
-    """The account of one source. `records` = sum of `dropped` + sum of `documents`."""
-
-    kind: str
-    files: int = 0
-    bytes: int = 0
-    records: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    documents: Counter[str] = field(default_factory=Counter)
-    characters: Counter[str] = field(default_factory=Counter)
-    kept_instead: Counter[str] = field(default_factory=Counter)
-    contaminated: Counter[str] = field(default_factory=Counter)
-    notes: Counter[str] = field(default_factory=Counter)
-    passed_over: Counter[str] = field(default_factory=Counter)
-    details: list[str] = field(default_factory=list)
-    damaged: dict[str, str] = field(default_factory=dict)
-
-
-class Report:
-    """Gathers the counts of all units; the same input gives the same bytes."""
-
-    def __init__(self, sources: Sequence[tuple[str, str]], questions: Questions):
-        """`sources`: (kind, name) in the order of the command line."""
-        self.sources = {name: SourceReport(kind) for kind, name in sources}
-        self.questions = questions
-
-    def add_plan(self, name: str, units: Sequence[Unit], passed_over: Counter[str]) -> None:
-        """The input of one source, and how many files of other suffixes lay beside it."""
-        source = self.sources[name]
-        source.files = len({file.name for unit in units for file in unit.files})
-        source.bytes = sum(unit.size for unit in units)
-        source.passed_over = passed_over
-
-    def add_summary(self, name: str, summary: Summary) -> None:
-        """What pass A did to one unit."""
-        source = self.sources[name]
-        source.records += summary.records
-        source.dropped += summary.dropped
-        source.notes += summary.notes
-        source.contaminated += summary.contaminated
-        source.details = (source.details + summary.details)[:DETAILS_KEPT]
-        source.damaged |= summary.damaged
-
-    def add_output(self, name: str, counts: dict[str, Counter[str]], source_of: Callable[[str], str]) -> None:
-        """What pass C wrote of one unit; `source_of` names the source of a unit number."""
-        source = self.sources[name]
-        source.dropped += counts["dropped"]
-        source.documents += counts["documents"]
-        source.characters += counts["characters"]
-        for unit, count in counts["better"].items():
-            source.kept_instead[source_of(unit)] += count
-
-    def total_documents(self) -> int:
-        """Documents written, all sources and splits."""
-        return sum(source.documents.total() for source in self.sources.values())
-
-    def total_records(self) -> int:
-        """Records read, all sources."""
-        return sum(source.records for source in self.sources.values())
-
-    def drops_in_words(self) -> str:
-        """The dropping rules and their counts over all sources, for a message."""
-        total: Counter[str] = Counter()
-        for source in self.sources.values():
-            total += source.dropped
-            total["damaged files"] += len(source.damaged)
-        return ", ".join(f"{count} {rule}" for rule, count in sorted((+total).items())) or "the files hold no records"
+class Report(Account):
+    """The account, and how it is written."""
 
     def table(self) -> str:
         """The Markdown table of all sources."""
-        lines = [
-            "| source | kind | records in | dropped | documents out | validation | characters out |",
-            "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
-        ]
-        for name, source in self.sources.items():
-            counts = (source.records, source.dropped.total(), source.documents.total())
-            counts += (source.documents["validation"], source.characters.total())
-            lines.append(f"| {name} | {source.kind} | " + " | ".join(f"{count:,}" for count in counts) + " |")
-        return "\n".join(lines)
+        return source_table(self)
 
-    def write(self, out: Path) -> None:
-        """`report.md`, then `report.json`, whose presence means that the output is whole."""
-        (out / "report.md").write_text(self._markdown(), encoding="utf-8")
-        values = {
-            "sources": {name: _plain(source) for name, source in self.sources.items()},
-            "benchmarks": {
-                name: {
-                    "questions_checked": self.questions.checked[name],
-                    "questions_too_short_to_check": self.questions.too_short[name],
-                    "documents_dropped": sum(source.contaminated[name] for source in self.sources.values()),
-                }
-                for name in self._benchmarks()
+    def write(self, settings: Mapping) -> None:
+        """All files, `report.json` last: its presence means that the output is whole. `settings` are those of
+        `data.curate`, by name."""
+        out = self.shared.out
+        if self.shared.questions.checked or self.shared.questions.pmids:
+            _write(out / CONTAMINATION_FILE, self.contamination.lines())
+        _write(out / REPORT_FILE, markdown(self))
+        temporary = temporary_name(out / PICTURE_FILE)
+        draw(self, temporary)
+        temporary.replace(out / PICTURE_FILE)
+        values = _json(self.to_json())
+        files = {path.relative_to(out).as_posix(): file_entry(path) for path in self._files()}
+        files["report.json"] = file_entry(out / "report.json", values.encode("utf-8", "backslashreplace"))
+        sources = {name: source.kind for name, source in self.sources.items()}
+        _write(out / MANIFEST_FILE, _json(manifest(settings, sources, self.plans, self.summaries, self.shared, files)))
+        _write(out / "report.json", values)
+
+    def _files(self) -> list[Path]:
+        """What was written beside `report.json` and the manifest itself."""
+        out = self.shared.out
+        documents = [path for name in self.sources for path in sorted((out / name).glob("*.jsonl.zst"))]
+        others = [out / name for name in (CLUSTERS_FILE, CONTAMINATION_FILE, REPORT_FILE, PICTURE_FILE)]
+        return documents + [path for path in others if path.exists()]
+
+    def to_json(self) -> dict:
+        """The content of `report.json`."""
+        drops = self.drops()
+        return {
+            "schema": "materia curation report",
+            "version": 1,
+            "records": self.total_records(),
+            "dropped": drops.total(),
+            "documents": self.total_documents(),
+            "tokenizer": self.shared.tokenizer_sha256,
+            "sources": {name: _source_json(source) for name, source in self.sources.items()},
+            "rules": [vars(rule) for rule in self.rules()],
+            "duplicates": {
+                "dropped": {rule: drops[rule] for rule in DUPLICATE_RULES[VERDICTS:] if drops[rule]},
+                "similarity": self.shared.near_duplicates or None,
+                "pairs_compared": self.compared,
+                "clusters": self.clusters,
+                "file": CLUSTERS_FILE,
             },
+            "benchmarks": self.contamination.benchmarks,
         }
-        temporary = out / "work" / "report.json"
-        temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.replace(out / "report.json")
-
-    def _benchmarks(self) -> list[str]:
-        return sorted(self.questions.checked | self.questions.too_short)
-
-    def _markdown(self) -> str:
-        parts = ["# Curation report", self.table()]
-        for name, source in self.sources.items():
-            parts.append(f"## {name}")
-            parts.append(f"{source.files:,} files, {source.bytes:,} bytes.")
-            for title, counts in (
-                ("Dropped, by rule", source.dropped),
-                ("Of the duplicates dropped, the copy kept is in", source.kept_instead),
-                ("Files of other kinds passed over, by suffix", source.passed_over),
-                ("Left out or changed inside documents", source.notes),
-            ):
-                if counts:
-                    parts.append(_list(title, [f"{key}: {count:,}" for key, count in sorted(counts.items())]))
-            if source.details:
-                parts.append(_list(f"The first {len(source.details)} drops that name their place", source.details))
-            if source.damaged:
-                lines = [f"{file}: {reason}" for file, reason in sorted(source.damaged.items())]
-                parts.append(_list("Damaged files, of which nothing was used", lines))
-        benchmarks = []
-        for name in self._benchmarks():
-            dropped = sum(source.contaminated[name] for source in self.sources.values())
-            benchmarks.append(
-                f"{name}: {self.questions.checked[name]:,} questions checked, {dropped:,} documents dropped; "
-                f"{self.questions.too_short[name]:,} questions of under {SHORTEST_QUESTION} words not checked"
-            )
-        if benchmarks:
-            parts += ["## Benchmarks kept out", _list("Whole questions looked for", benchmarks)]
-        return "\n\n".join(parts) + "\n"
 
 
-def _list(title: str, lines: Sequence[str]) -> str:
-    return f"{title}:\n\n" + "\n".join(f"- {line}" for line in lines)
-
-
-def _plain(source: SourceReport) -> dict:
-    """For JSON: every counter with sorted keys."""
-    values = {
-        key: dict(sorted(value.items())) if isinstance(value, dict) else value for key, value in vars(source).items()
-    }
-    for split in SPLITS:
-        values["documents"].setdefault(split, 0)
-        values["characters"].setdefault(split, 0)
+def _source_json(source: SourceReport) -> dict:
+    values = {key: dict(sorted(value.items())) if isinstance(value, dict) else value
+              for key, value in vars(source).items() if key not in ("token_sample", "samples")}  # fmt: skip
+    for counter in ("documents", "characters", "words"):
+        values[counter] = {split: getattr(source, counter)[split] for split in SPLITS}
+    values["cleaned_away"] = source.cleaned_away()
+    values["lengths"] = {octave(number): count for number, count in sorted(source.lengths.items())}
+    values["years"] = {str(year or "unknown"): count for year, count in sorted(source.years.items())}
+    values["license_classes"] = dict(sorted(source.license_classes().items()))
+    values["tokens"] = _tokens_json(source) if source.token_sample[0] else None
     return values
+
+
+def _tokens_json(source: SourceReport) -> dict:
+    sampled, tokens = source.token_sample
+    return {
+        "estimated_from": {"characters": sampled, "tokens": tokens},
+        "read": source.tokens(source.characters_read),
+        "dropped": {rule: source.tokens(count) for rule, count in sorted(source.dropped_characters.items())},
+        **{split: source.tokens(source.characters[split]) for split in SPLITS},
+    }
+
+
+def _json(values: Mapping) -> str:
+    return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    """Temporary name first. Half a surrogate pair, as in a file name that is not UTF-8, is written as its escape."""
+    temporary = temporary_name(path)
+    temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
+    temporary.replace(path)

@@ -1,0 +1,82 @@
+"""Which documents were dropped for a benchmark, and what the rest still has in common with its questions."""
+
+import functools
+import json
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from data.decontaminate import RULES as QUESTION_RULES
+from data.deduplicate import RULES as DUPLICATE_RULES
+from data.overlap import Overlap
+from data.scratch import ScratchReader
+from data.shared import Shared
+from data.summary import Summary
+
+IDENTITY_RULE = "benchmark-identity"
+"""A document without the PMID but with the PMCID or DOI of an article that a benchmark was made of."""
+RULES = (*QUESTION_RULES, IDENTITY_RULE)
+
+
+class Contamination:
+    """`rows`: a `{source, id, rule, benchmark, question, share}` for each document dropped, in input order.
+
+    `share` is that of the question's words found in order, 1 for an identity. A document dropped by an identity in
+    another unit than the article's own may have `question` (and `benchmark`) null: that several articles of that unit
+    could have given it.
+    `benchmarks`: by name the counts of `Questions.summary`, `documents_dropped`, `dropped` by rule, and `left`, the
+    overlap with what passed the filters (`Questions.left`).
+    """
+
+    def __init__(self, names: Sequence[str], summaries: Sequence[Summary], drops: np.ndarray, shared: Shared):
+        """`names` of the units' sources; `drops` are the DROP rows of the run."""
+        self.rows = list(_rows(names, summaries, drops, shared))
+        overlap = shared.questions.new_overlap()
+        for summary in summaries:
+            overlap.merge(Overlap.from_json(summary.overlap))
+        left = shared.questions.left(overlap)
+        self.benchmarks = {}
+        for name, counts in sorted(shared.questions.summary().items()):
+            rules = [row["rule"] for row in self.rows if row["benchmark"] == name]
+            self.benchmarks[name] = {
+                **counts,
+                "documents_dropped": len(rules),
+                "dropped": {rule: rules.count(rule) for rule in RULES if rule in rules},
+                "left": {key: value for key, value in left[name].items() if key != "checked"},
+            }
+
+    def lines(self) -> str:
+        """The rows as JSON lines."""
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows)
+
+
+def _rows(
+    names: Sequence[str], summaries: Sequence[Summary], drops: np.ndarray, shared: Shared
+) -> Iterator[dict[str, str | float | None]]:
+    identities = np.asarray(drops[drops["rule"] == DUPLICATE_RULES.index(IDENTITY_RULE)])
+    reader = functools.lru_cache(64)(lambda unit: ScratchReader(shared.units, summaries[unit].key))
+    for number, (name, summary) in enumerate(zip(names, summaries, strict=True)):
+        for identity, rule, benchmark, question, share in summary.contaminated:
+            yield _row(name, identity, rule, benchmark, question, round(share, 4))
+        for drop in identities[identities["worse_unit"] == number]:
+            articles = [match[2:4] for match in summaries[int(drop["better_unit"])].contaminated
+                        if match[1] == "benchmark-pmid"]  # fmt: skip
+            benchmark, question = (_only(values) for values in zip(*articles, strict=True))
+            yield _row(
+                name, reader(number).identity(int(drop["worse_position"])), IDENTITY_RULE, benchmark, question, 1.0
+            )
+
+
+def _row(source: str, identity: str, rule: str, benchmark: str | None, question: str | None, share: float) -> dict:
+    return {
+        "source": source,
+        "id": identity,
+        "rule": rule,
+        "benchmark": benchmark,
+        "question": question,
+        "share": share,
+    }
+
+
+def _only(values: Sequence[str]) -> str | None:
+    return values[0] if len(set(values)) == 1 else None
