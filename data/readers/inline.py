@@ -112,13 +112,14 @@ def _group(text: str) -> str:
 
 
 def simple_text(element: etree._Element) -> str:
-    """The text of an element that holds only running text: emphasis dropped, scripts and MathML kept. One line.
-
-    Publishers escape some signs twice (`P &amp;lt; 0.05` in the file); the second layer is undone too.
-    """
+    """The text of an element that holds only running text: emphasis dropped, scripts and MathML kept. One line."""
     pieces: list[str] = []
     _gather(element, pieces)
-    text = squeeze("".join(pieces))
+    return unescape(squeeze("".join(pieces)))
+
+
+def unescape(text: str) -> str:
+    """Signs that the publisher escaped twice (`P &amp;lt; 0.05` in the file) as themselves."""
     return _ESCAPED_TWICE.sub(lambda match: html.unescape(match.group()), text) if "&" in text else text
 
 

@@ -25,16 +25,16 @@ _MATHML = "http://www.w3.org/1998/Math/MathML"
 
 
 def read(file: InputFile) -> Iterator[Document | Drop]:
-    """The article of one file. A file whose root is no article is a `not-an-article` Drop."""
+    """The article of one file, or those of an article set. A file without one is a `not-an-article` Drop."""
     unknown: Counter[str] = Counter()
     root = parse(file.stream, file.name, unknown)
     file.note_entities(unknown)
     _take_namespaces_off(root)
-    article = root if root.tag == "article" else next(root.iter("article"), None)
-    if article is None:
+    articles = [root] if root.tag == "article" else list(root.iter("article"))
+    if not articles:
         yield Drop("not-an-article", f"{file.name}: root element <{root.tag}>")
-        return
-    yield article_document(article, file)
+    for number, article in enumerate(articles, 1):
+        yield article_document(article, file, file.name if len(articles) == 1 else f"{file.name}#{number}")
 
 
 def _take_namespaces_off(root: etree._Element) -> None:
@@ -44,8 +44,8 @@ def _take_namespaces_off(root: etree._Element) -> None:
             element.tag = local_name(element)
 
 
-def article_document(article: etree._Element, file: InputFile) -> Document:
-    """The document of an <article> element whose tags are in no namespace."""
+def article_document(article: etree._Element, file: InputFile, name: str) -> Document:
+    """The document of an <article> element whose tags are in no namespace; `name` is its id if it has no PMCID."""
     meta = article.find("front/article-meta")
     identifiers = article_identifiers(meta)
     pmcid = identifiers.get("pmc")
@@ -55,7 +55,7 @@ def article_document(article: etree._Element, file: InputFile) -> Document:
         url = f"https://doi.org/{identifiers['doi']}"
     journal = next(article.iter("journal-title"), None)
     return Document(
-        id=pmcid or file.name,
+        id=pmcid or name,
         source=file.source,
         title=title,
         text=text,

@@ -8,7 +8,7 @@ namespaces.
 from lxml import etree
 
 from data.readers.inline import squeeze
-from data.readers.jats_inline import _HANDLERS, BLOCKS, BOXES, FORMULAS, SILENT, Conversion, RunningText
+from data.readers.jats_inline import BLOCKS, BOXES, FORMULAS, HANDLERS, SILENT, Conversion, RunningText
 from data.readers.jats_tables import table_rows
 from data.special_tokens import enclose
 
@@ -40,11 +40,11 @@ class Blocks(RunningText):
 
     def joined(self, element: etree._Element, own_label: bool = True) -> str:
         if not len(element):
-            return squeeze(element.text or "")
+            return self.line(element)
         inner = Blocks(self.conversion)
         label = self.child_line(element, "label") if own_label else ""
         inner.paragraph(element, DEEPEST_HEADER)
-        return " ".join([label, *inner.blocks]).strip()
+        return squeeze(" ".join([label, *inner.blocks]))
 
     def section(self, element: etree._Element, depth: int, default_title: str | None = None) -> None:
         """An abstract, section or appendix: its header at `depth` (Markdown `#` count), then its children."""
@@ -85,9 +85,11 @@ class Blocks(RunningText):
             self._rows(element)
         elif tag == "fn":
             self.add(self.joined(element))
+        elif tag in BOXES and element.find("caption") is None:
+            self.section(element, depth + 1)
         elif tag in BOXES:
             self._caption(element)
-            self.section(element, depth + 1)
+            self.children(element, depth + 1)
         elif tag == "caption":
             return  # written by _caption of what it belongs to
         elif tag in ("preformat", "code"):
@@ -102,7 +104,7 @@ class Blocks(RunningText):
         running = [element.text] if element.text else []
         for child in element:
             tag = child.tag
-            handler = _HANDLERS.get(tag)
+            handler = HANDLERS.get(tag)
             if tag == "label":
                 pass
             elif handler is None:

@@ -3,18 +3,22 @@
 Expects plain tag names, without namespaces.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lxml import etree
 
-from data.readers.inline import mathml, names, squeeze, subscript, superscript, tex, text_at_end
+from data.readers.inline import mathml, names, squeeze, subscript, superscript, tex, text_at_end, unescape
 from data.readers.jats_references import References, written_out
 from data.special_tokens import enclose
 
 CITED = names("bibr bib")
 """Values of ref-type that point to the bibliography."""
+_FOOTNOTES = names("fn table-fn")
+_OPEN_NUMBER = re.compile(r"[0-9][.,]?$")
+"""A number's end, to which another digit would be added: `20` and `4`, but also `5.` and `1`."""
 FORMULAS = names("inline-formula disp-formula chem-struct alternatives math tex-math")
 SILENT = names(
     "object-id media graphic supplementary-material ref-list permissions sec-meta related-article related-object "
@@ -23,8 +27,8 @@ SILENT = names(
 """Elements without prose of the article: files, references, authors, licences."""
 BOXES = names("boxed-text app app-group glossary notes fig-group table-wrap-group fn-group statement")
 BLOCKS = BOXES | names(
-    "sec p list def-list disp-formula disp-formula-group disp-quote fig table-wrap table array verse-group speech "
-    "preformat code chem-struct-wrap caption question answer"
+    "sec p list def-list disp-formula disp-formula-group disp-quote fig table-wrap table array verse-group verse-line "
+    "speech preformat code chem-struct-wrap caption question answer"
 )
 """Elements that stand apart from running text. (A footnote inside a sentence is written there, in parentheses.)"""
 
@@ -48,7 +52,7 @@ class RunningText:
     def line(self, element: etree._Element) -> str:
         """The running text of an element on one line."""
         if not len(element):
-            return squeeze(element.text or "")
+            return unescape(squeeze(element.text or ""))
         running: list[str] = []
         self.inside(element, running)
         return self.finished(running)
@@ -60,7 +64,7 @@ class RunningText:
 
     def finished(self, running: list[str]) -> str:
         """The pieces as one line, references written out."""
-        text = squeeze("".join(running))
+        text = unescape(squeeze("".join(running)))
         return written_out(text) if self.conversion.references is not None else text
 
     def inside(self, element: etree._Element, running: list[str]) -> None:
@@ -68,7 +72,7 @@ class RunningText:
         if element.text:
             running.append(element.text)
         for child in element:
-            handler = _HANDLERS.get(child.tag)
+            handler = HANDLERS.get(child.tag)
             if handler is None:
                 if len(child):
                     self.inside(child, running)
@@ -126,20 +130,25 @@ class RunningText:
                 running.append(mark)
                 return
         kind = element.get("ref-type")
-        after_number = bool(running) and running[-1][-1:].isdigit()
+        before = running[-1][-2:] if running else ""
         raised = len(element) and element.find(".//sup") is not None
-        if kind in CITED and (after_number or raised):
-            cited = squeeze("".join(element.itertext()))
-            running.append(cited if "[" in cited else f" [{cited}]")
-        elif kind in ("table-fn", "fn") and after_number and not raised:
-            running.append(superscript(self.line(element), running[-1]))
-        else:
-            self.inside(element, running)
+        if kind in CITED:
+            cited = "".join(element.itertext())
+            fuses = cited[:1].isdigit() and (before[-1:].isalnum() or _OPEN_NUMBER.search(before))
+            if fuses or raised:
+                running.append(cited if "[" in cited else f" [{squeeze(cited)}]")
+                return
+        elif kind in _FOOTNOTES and not raised and _OPEN_NUMBER.search(before):
+            running.append(superscript(self.line(element), text_at_end(running)))
+            return
+        self.inside(element, running)
 
     # What stands for itself
 
     def _inline_formula(self, element: etree._Element, running: list[str]) -> None:
-        running.append(f" {self.formula(element)} ")
+        text = self.formula(element)
+        before = " " if running and running[-1][-1:].isalnum() else ""
+        running.append(before + text + " " * (element.tail or "")[:1].isalnum())
 
     def _break(self, element: etree._Element, running: list[str]) -> None:
         running.append(" ")
@@ -177,7 +186,7 @@ class RunningText:
         running = [element.text or ""]
         for child in element:
             if child.tag not in ("label", "graphic", "inline-graphic", "object-id"):
-                _HANDLERS.get(child.tag, RunningText.inside)(self, child, running)
+                HANDLERS.get(child.tag, RunningText.inside)(self, child, running)
             running.append(child.tail or "")
         text = self.finished(running)
         if not text:
@@ -186,7 +195,7 @@ class RunningText:
         return text
 
 
-_HANDLERS: dict[str, Callable[[RunningText, etree._Element, list[str]], None]] = {
+HANDLERS: dict[str, Callable[[RunningText, etree._Element, list[str]], None]] = {
     **dict.fromkeys(BLOCKS, RunningText._blocks_inside),
     **dict.fromkeys(SILENT, RunningText._nothing),
     **dict.fromkeys(FORMULAS, RunningText._inline_formula),

@@ -1,12 +1,8 @@
 """JATS: every block once, in order, with its signs; no authors, references or licence text."""
 
 import io
-import json
-import re
-import unicodedata
 
 import pytest
-from lxml import etree
 
 from data.readers.interface import Drop, InputFile
 from data.readers.jats import read
@@ -128,30 +124,6 @@ def test_pictures_without_text_are_counted():
     assert file.notes["formulas given only as a picture"] == 1
 
 
-@pytest.mark.parametrize(
-    ("meta", "expected"),
-    [
-        (
-            '<permissions><license xlink:href="http://creativecommons.org/licenses/by-nc-nd/4.0/"/></permissions>',
-            "CC-BY-NC-ND-4.0",
-        ),
-        (
-            '<permissions><license xlink:href="https://creativecommons.org/publicdomain/zero/1.0/"/></permissions>',
-            "CC0-1.0",
-        ),
-        (
-            "<permissions><license><p>Creative Commons Attribution License, which permits</p></license></permissions>",
-            "CC-BY",
-        ),
-        ("<copyright-statement>Creative Commons Attribution Non-Commercial License</copyright-statement>", "CC-BY-NC"),
-        ('<permissions><license license-type="open-access"><p>free to read</p></license></permissions>', None),
-        ("", None),
-    ],
-)
-def test_licences(meta, expected):
-    assert document_of("<p>x</p>", meta=meta).license == expected
-
-
 def test_other_roots_are_dropped():
     (drop,) = read(InputFile(io.BytesIO(b"<html><p>x</p></html>"), "a.xml", "jats"))
     assert isinstance(drop, Drop)
@@ -161,64 +133,14 @@ def test_other_roots_are_dropped():
 def test_real_articles(assets):
     paths = sorted((assets / "jats").rglob("*.nxml"))
     assert len(paths) == 108
-    licences = {
-        entry["file"]: entry["licence"] for entry in json.loads((assets / "jats" / "licences.json").read_text())
-    }
-    agreeing = 0
-    recalls = []
     for path in paths:
         with path.open("rb") as stream:
             (document,) = read(InputFile(stream, path.name, "jats"))
         assert document.title
         assert document.text.startswith(f"# {document.title}\n\n")
         assert document.doi or document.pmid
-        agreeing += (document.license or "").replace("-", " ") == licences[
-            f"jats/{path.relative_to(assets / 'jats').as_posix()}"
-        ].replace("-", " ")
-        recalls.append(recall(path.read_bytes(), document.text))
-    assert agreeing > 30
-    assert min(recalls) > 0.98
-    assert sum(recalls) / len(recalls) > 0.998
-
-
-def recall(source: bytes, text: str) -> float:
-    """Share of the words of innermost paragraphs, titles, cells and captions that stand contiguous in the output."""
-    root = etree.fromstring(source, etree.XMLParser(remove_comments=True, remove_pis=True, load_dtd=False))
-    for name in (
-        "xref",
-        "inline-formula",
-        "disp-formula",
-        "supplementary-material",
-        "media",
-        "object-id",
-        "sub-article",
-    ):
-        for element in root.iter(name):
-            tail = element.tail
-            element.clear()
-            element.tail = tail
-    output = " ".join(words(re.sub(r"(?<=\s)\[[\d,–-]+\]", " ", text)))
-    total = found = 0
-    for part in [*root.findall(".//article-meta/abstract"), *root.findall("body"), *root.findall("floats-group")]:
-        for block in part.iter("p", "title", "td", "th"):
-            if any(child.tag in ("p", "title", "td", "th") for child in block.iterdescendants()):
-                continue
-            for piece in pieces(block):
-                block_words = words(piece)
-                total += len(block_words)
-                found += len(block_words) * (" ".join(block_words) in output)
-    return found / max(total, 1)
-
-
-def pieces(block):
-    """The text of a block between references, which stand in it as marks."""
-    for element in block.iter("xref", "inline-formula", "disp-formula"):
-        element.text = "\ue000"
-    return re.sub(r"\[[\d,–\- \ue000]+\]", "\ue000", "".join(block.itertext())).split("\ue000")
-
-
-def words(text):
-    return re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())
+        assert document.date
+        assert document.types
 
 
 @pytest.mark.parametrize(
