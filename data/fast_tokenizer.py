@@ -8,16 +8,19 @@ SentencePiece. Tokens that were added are cut out of a text first, so that it on
 
 import importlib.metadata
 import importlib.util
-import itertools
-import json
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import orjson
 
-from data.tokenizer import Encoded, SentencePieceTokenizer, Tokenizer, reordered
+from data.tokenizer import Encoded, SentencePieceTokenizer, Tokenizer
 from data.tokenizer_export import BYTE, NORMAL, USER_DEFINED
+
+CACHED_CHARACTERS = 1 << 26
+"""Text after which gigatoken is made anew, in a tenth of a second: it keeps every word it has seen, some 80 bytes each,
+and would grow with the corpus."""
 
 
 class FastModel(NamedTuple):
@@ -50,7 +53,7 @@ def fast_model(tokenizer: Tokenizer) -> FastModel:
     content |= {"added_tokens": [], "post_processor": None, "decoder": None}
     kinds = [(piece.text, piece.kind) for piece in tokenizer.pieces]
     return FastModel(
-        json.dumps(content),
+        orjson.dumps(content).decode(),
         " " if steps[0]["type"] == "Prepend" else "",
         tuple(text for text, kind in kinds if kind not in (NORMAL, BYTE, USER_DEFINED)),
         tuple((text, index) for index, (text, kind) in enumerate(kinds) if kind == USER_DEFINED),
@@ -61,46 +64,42 @@ class FastTokenizer:
     """`encode_arrays` of a SentencePiece tokenizer, by gigatoken, on the calling thread alone."""
 
     def __init__(self, model: FastModel, tokenizer: SentencePieceTokenizer):
-        import gigatoken  # an optional dependency, and not quick to import
-
         self.model = model
         self.tokenizer = tokenizer
-        self._gigatoken = gigatoken.Tokenizer.from_json(model.tokenizer_json)
-        self._added = dict(model.added)
+        self._begin()
+        self._added = {text: np.array([index], np.uint32) for text, index in model.added}
         longest_first = sorted(self._added, key=len, reverse=True)
-        self._split = re.compile(f"({'|'.join(map(re.escape, longest_first))})").split
+        self._split = re.compile(f"({'|'.join(map(re.escape, longest_first))})").split if longest_first else None
+
+    def _begin(self) -> None:
+        import gigatoken  # an optional dependency
+
+        # One text a call: what its calls for many return takes half a second to import, and they are no faster.
+        self._encode = None  # the old one goes before there is a new one
+        self._encode = gigatoken.Tokenizer.from_json(self.model.tokenizer_json).encode
+        self._characters = 0
 
     def encode_arrays(self, texts: Sequence[str]) -> Encoded:
         """Ids of each text, without BOS and EOS."""
-        reserved = [any(piece in text for piece in self.model.reserved) for text in texts]
-        if not any(reserved):
-            return self._encode(texts)
-        fast = self._encode([text for text, found in zip(texts, reserved, strict=True) if not found])
-        slow = self.tokenizer.encode_arrays([text for text, found in zip(texts, reserved, strict=True) if found])
-        both = Encoded(
-            np.concatenate([fast.tokens, slow.tokens]),
-            np.concatenate([fast.offsets, fast.offsets[-1] + slow.offsets[1:]]),
-        )
-        place = np.argsort(np.array(reserved), kind="stable")  # of the texts in `both`
-        return reordered(both, np.argsort(place))
+        if self._characters > CACHED_CHARACTERS:
+            self._begin()
+        self._characters += sum(map(len, texts))
+        parts: list[np.ndarray] = []
+        offsets = np.zeros(len(texts) + 1, np.int64)
+        for number, text in enumerate(texts, start=1):
+            of_text = self._parts(text)
+            parts += of_text
+            offsets[number] = offsets[number - 1] + sum(map(len, of_text))
+        return Encoded(np.concatenate(parts) if parts else np.empty(0, np.uint32), offsets)
 
-    def _encode(self, texts: Sequence[str]) -> Encoded:
-        texts = [self.model.prefix + text if text else "" for text in texts]  # an empty text has no ids at all
-        if not self._added:
-            return self._encode_segments(texts)
-        split = [self._split(text) for text in texts]  # text, token, text, ..., text
-        segments = list(itertools.chain.from_iterable(split))
-        ids = [self._added.get(segment) for segment in segments]
-        between = [segment if index is None else "" for segment, index in zip(segments, ids, strict=True)]
-        tokens, offsets = self._encode_segments(between)
-        is_token = np.array([index is not None for index in ids], bool)
-        inserted = np.array([index for index in ids if index is not None], np.uint32)
-        first = np.cumsum([0, *map(len, split)])  # segment of each text
-        return Encoded(
-            np.insert(tokens, offsets[:-1][is_token], inserted),
-            offsets[first] + np.cumsum([0, *is_token])[first],
-        )
-
-    def _encode_segments(self, texts: Sequence[str]) -> Encoded:
-        layout = self._gigatoken.encode_batch(texts, parallel=False).layout  # worker processes are the parallelism
-        return Encoded(np.asarray(layout.content.data), np.asarray(layout.offsets.data))
+    def _parts(self, text: str) -> list[np.ndarray]:
+        """The ids of one text, uint32, in pieces."""
+        if not text:
+            return []  # not even the id of the space before a text
+        if any(piece in text for piece in self.model.reserved):
+            return [np.array(self.tokenizer.encode(text), np.uint32)]
+        text = self.model.prefix + text
+        if self._split is None:
+            return [self._encode(text)]
+        segments = filter(None, self._split(text))
+        return [self._added[segment] if segment in self._added else self._encode(segment) for segment in segments]

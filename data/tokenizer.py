@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 import numpy as np
+import orjson
 import sentencepiece
 import tokenizers
 
@@ -172,7 +173,7 @@ class SentencePieceTokenizer(Tokenizer):
         return parse_model(self.content)[0]
 
     def with_tokens(self, spellings: Sequence[str]) -> Self:
-        kinds = {piece.text: piece.kind for piece in self.pieces}
+        kinds = {piece.text: piece.kind for piece in self.pieces} if spellings else {}
         new = [text for text in _checked(spellings) if kinds.get(text) != USER_DEFINED]
         if known := [text for text in new if text in kinds]:
             raise ValueError(f"{self.path}: {known[0]!r} is a piece of the vocabulary already; choose another spelling")
@@ -324,4 +325,4 @@ def _read_json(path: Path) -> dict:
 
 
 def _json_bytes(content: dict) -> bytes:
-    return (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode()
+    return orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)

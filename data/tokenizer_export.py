@@ -5,6 +5,7 @@ runs of spaces one score, and texts with runs of spaces get other ids. Here the 
 SentencePiece does.
 """
 
+import functools
 import re
 import struct
 from collections.abc import Iterable, Iterator
@@ -153,8 +154,9 @@ def _begin_with(token: str, index: int) -> dict:
     return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": named}
 
 
+@functools.lru_cache(2)
 def parse_model(model: bytes) -> tuple[list[Piece], dict[int, int | bytes], dict[int, int | bytes]]:
-    """(pieces, trainer_spec, normalizer_spec) of a ModelProto; the specs by their field numbers."""
+    """(pieces, trainer_spec, normalizer_spec) of a ModelProto; the specs by their field numbers. Not to be changed."""
     pieces, trainer, normalizer = [], {}, {}
     for number, value in _fields(model):
         if number == 1:

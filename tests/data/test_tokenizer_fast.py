@@ -118,6 +118,15 @@ def test_what_it_cannot_take_the_place_of_is_said(tiny_tokenizer, make_sentencep
         fast_model(load_tokenizer(tiny_tokenizer))
 
 
+def test_its_memory_of_words_does_not_grow_for_ever(tiny_pair, monkeypatch):
+    monkeypatch.setattr(fast_tokenizer, "CACHED_CHARACTERS", 1000)
+    loaded = []
+    monkeypatch.setattr(FastTokenizer, "_begin", lambda self, begin=FastTokenizer._begin: loaded.append(begin(self)))
+    for number in range(40):
+        assert_equal(tiny_pair, [f"fever {number} " * 20])
+    assert 5 < len(loaded) < 12  # once in 1,000 characters of some 8,000
+
+
 def test_arrays_are_the_lists(both):
     texts = [*HARD, *LITERAL_SPECIALS]
     tokens, offsets = both[1].encode_arrays(texts)
