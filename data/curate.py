@@ -194,6 +194,7 @@ def _identity(
     values = asdict(settings)
     for name in ("source", "benchmark", "out", "workers", "memory"):
         del values[name]
+    values |= {"field": list(settings.field), "filter": list(settings.filter)}
     values["sources"] = [[source.kind, source.name, source.path.resolve().name] for source in sources]
     values["benchmarks"] = [[name, path.resolve().name] for name, path in benchmarks]
     values["tokenizer"] = shared.tokenizer_sha256
