@@ -55,6 +55,11 @@ def _children(element: etree._Element | None) -> Children:
     return found
 
 
+def _each(parents: Children, parent: str, *tags: str) -> Iterator[etree._Element]:
+    """The children named `tags` of one of `parents`, if it is there."""
+    return parents[parent].iterchildren(*tags) if parent in parents else iter(())
+
+
 def _text(element: etree._Element | None) -> str:
     """What an element holds that has no children."""
     return squeeze(element.text or "") if element is not None else ""
@@ -73,7 +78,6 @@ def _document(record: Children, file: InputFile) -> Document | Drop:
         return Drop("no-abstract", pmid=pmid)
     title = title_text(article.get("ArticleTitle"))
     text = "\n\n".join(sections)
-    version = citation["PMID"].get("Version", "1")
     journal = _children(article.get("Journal"))
     pmcid, doi = _identifiers(_children(record.get("PubmedData")), article)
     return Document(
@@ -90,7 +94,7 @@ def _document(record: Children, file: InputFile) -> Document | Drop:
         pmid=pmid,
         pmcid=pmcid,
         doi=doi,
-        version=int(version) if version.isdecimal() else 1,
+        version=_number(citation["PMID"].get("Version", "")) or 1,
     )
 
 
@@ -158,7 +162,7 @@ def _three_words(text: str) -> set[tuple[str, str, str]]:
 def _identifiers(data: Children, article: Children) -> tuple[str | None, str | None]:
     """PMCID and DOI of the citation itself (the lists inside its references are others')."""
     found: dict[str | None, str] = {}
-    for identifier in data.get("ArticleIdList", ()):
+    for identifier in _each(data, "ArticleIdList", "ArticleId"):
         found.setdefault(identifier.get("IdType"), _text(identifier))
     if not found.get("doi") and "ELocationID" in article:
         for location in article["ELocationID"].getparent().iterchildren("ELocationID"):
@@ -169,18 +173,18 @@ def _identifiers(data: Children, article: Children) -> tuple[str | None, str | N
 
 def _types(citation: Children, article: Children) -> list[str]:
     """Publication types; what a notice of retraction names is a retracted publication, marked as one or not."""
-    types = [_text(kind) for kind in article.get("PublicationTypeList", ())]
-    related = citation.get("CommentsCorrectionsList", ())
-    if RETRACTED not in types and any(notice.get("RefType") in _RETRACTIONS for notice in related):
+    types = [_text(kind) for kind in _each(article, "PublicationTypeList", "PublicationType")]
+    notices = _each(citation, "CommentsCorrectionsList", "CommentsCorrections")
+    if RETRACTED not in types and any(notice.get("RefType") in _RETRACTIONS for notice in notices):
         types.append(RETRACTED)
     return types
 
 
 def _mesh(citation: Children) -> list[str] | None:
     names = []
-    for heading in citation.get("MeshHeadingList", ()):
-        descriptor, *qualifiers = (_text(name) for name in heading) if len(heading) else ("",)
-        names += [f"{descriptor}/{qualifier}" for qualifier in qualifiers] or [descriptor]
+    for heading in _each(citation, "MeshHeadingList", "MeshHeading"):
+        parts = [_text(part) for part in heading.iterchildren("DescriptorName", "QualifierName")]
+        names += [f"{parts[0]}/{qualifier}" for qualifier in parts[1:]] or parts
     return names or None
 
 
@@ -190,11 +194,16 @@ def _date(parts: Children) -> str | None:
     if year is None or "Year" not in parts:
         return year.group() if year else None
     month = _text(parts.get("Month"))
-    number = int(month) if month.isdecimal() else _MONTHS.get(month[:3].lower(), 0)
+    number = _number(month) or _MONTHS.get(month[:3].lower(), 0)
     if not 1 <= number <= 12:
         return year.group()
-    day = _text(parts.get("Day"))
-    return f"{year.group()}-{number:02d}" + (f"-{int(day):02d}" if day.isdecimal() and 1 <= int(day) <= 31 else "")
+    day = _number(_text(parts.get("Day")))
+    return f"{year.group()}-{number:02d}" + (f"-{day:02d}" if 1 <= day <= 31 else "")
+
+
+def _number(text: str) -> int:
+    """A number of up to four digits; 0 for anything else."""
+    return int(text) if text.isdecimal() and len(text) <= 4 else 0
 
 
 FORMAT = Format(read, re.compile(r".*\.xml"), ".xml, .xml.gz", revises=True)

@@ -196,6 +196,21 @@ def test_language_is_the_articles_in_two_letters():
         assert document.language == expected
 
 
+def test_comments_and_what_is_empty_are_no_values():
+    more = "<MeshHeadingList><!-- a --><MeshHeading/><MeshHeading><!-- b --><DescriptorName>Gout</DescriptorName></MeshHeading></MeshHeadingList>"
+    record = citation(more=more, pubmed="<ArticleIdList><?x y?></ArticleIdList>").replace(
+        "<PublicationTypeList>", "<PublicationTypeList><!-- c -->"
+    )
+    (document,) = read_all(record)
+    assert (document.mesh, document.types, document.doi) == (["Gout"], ["Journal Article"], None)
+
+
+@pytest.mark.parametrize(("version", "expected"), [("2", 2), ("", 1), ("x", 1), ("9" * 5000, 1)])
+def test_versions(version, expected):
+    (document,) = read_all(citation(version=version))
+    assert document.version == expected
+
+
 def test_the_doi_comes_from_the_list_or_from_the_article():
     location = '<ELocationID EIdType="pii">S1</ELocationID><ELocationID EIdType="doi">10.1/x</ELocationID><Language>'
     (document,) = read_all(citation().replace("<Language>", location))
