@@ -14,12 +14,17 @@ from data.files import COMPRESSIONS
 from data.units import ARCHIVES, Unit
 
 COPIES = 2.3
-"""The output (zstd level 3), and the scratch copy with its faster, weaker compression, 1.3 times as large at most."""
+"""The output (zstd level 3), and the scratch copy of faster, weaker compression: 1.2 times as large, rounded up."""
 IDENTITY_BYTES = 260
 """Scratch of a document besides its text: its row (43), its id (about 25) and up to five keys by which identical ones
-are found (38 each)."""
+are found (38 each). On real abstracts 173."""
 BAND_BYTES = 380
 """Scratch of a document for the near-duplicate search: 25 band keys (12 each) and up to five candidates (16 each)."""
+
+UNIT_BYTES = 20_000
+"""Of the summary of a work unit, with its sample texts."""
+REPORT_BYTES = 500_000
+"""Of the report, its picture and the manifest."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +53,18 @@ COMPRESSED = {
     "jsonl": Yield(1.20, 2000),
     "text": Yield(1.00, 30),
 }
-"""Measured, rounded up: MEDLINE of 2021 gave 0.205 and 337 documents compressed (its records are long; of older years
-twice as many fit), 0.037 and 62 plain; JATS 0.57 and 44, 0.13 and 10; guidelines as JSON 0.28 and 316; Wikipedia 0.64
-and 63, 0.18 and 17 (long articles; short ones are more); plain text 0.33. The others follow from these."""
+"""Measured, rounded up: MEDLINE of 2021 gave 0.204 and 336 documents compressed (its records are long; of older years
+twice as many fit), 0.037 and 61 plain; JATS 0.57 and 44, 0.13 and 10; guidelines as JSON 0.28 and 309; Wikipedia 0.64
+and 63, 0.18 and 17 (long articles; short ones are more); S2ORC 0.16 (mostly metadata); plain text 0.33. The others
+follow from these."""
 
 
 def estimate(units: Iterable[Unit], *, near_duplicates: bool) -> int:
     """Bytes of disk that a curation of these units takes when it is finished, scratch included."""
     scratch = IDENTITY_BYTES + (BAND_BYTES if near_duplicates else 0)
-    need = 0.0
+    need = float(REPORT_BYTES)
     for unit in units:
+        need += UNIT_BYTES
         for size, compressed in _parts(unit):
             gives = (COMPRESSED if compressed else PLAIN)[unit.kind]
             need += size * (COPIES * gives.output + gives.documents / 1e6 * scratch)
