@@ -2,6 +2,8 @@
 
 import json
 import math
+import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -18,6 +20,11 @@ MAX_FILE_BYTES = 5 * 10**9
 """Size after which the next tensor goes to a new file; 5 GB is what hubs and browsers take well."""
 BLOCK_BYTES = 4 * 2**20
 """Rows of a tensor that are read and checked at once."""
+OVER_VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
+"""Tensors with a row for each token."""
+NOISE = 0.1
+"""Of the rows of new tokens, in standard deviations of the old ones: small beside what tells two words apart, and
+enough that no two new tokens are alike."""
 
 
 def load_model(
@@ -35,8 +42,11 @@ def load_weights(model: Llama, path: str | Path) -> None:
     Each parameter reads only its own rectangle, through a memory map, and is converted to the model's dtype: beside the
     parameters themselves no memory is taken but `BLOCK_BYTES`. ValueError names the file and tensor for a missing file
     or tensor, a wrong shape, or weights that are not finite; names are those of the whole model on every rank.
+
+    A model with a larger vocabulary than the directory's `config.json` gets the rows of its new tokens from `_new_row`.
     """
     folder = Path(path)
+    vocab_size = min(LlamaConfig.from_huggingface(folder).vocab_size, model.config.vocab_size)
     files = _tensor_files(folder)
     shapes = tensor_shapes(model.config)
     missing = next((name for name in shapes if name not in files), None)
@@ -56,28 +66,57 @@ def load_weights(model: Llama, path: str | Path) -> None:
         try:
             with safe_open(file, framework="pt") as tensors:
                 for parameter in parameters:
-                    _load_parameter(parameter, tensors, file)
+                    _load_parameter(parameter, tensors, file, vocab_size)
         except SafetensorError as error:
             raise ValueError(f"{file}: damaged safetensors file ({error}); fetch it again") from None
 
 
-def _load_parameter(parameter: Parameter, tensors: safe_open, file: Path) -> None:
+def _load_parameter(parameter: Parameter, tensors: safe_open, file: Path, vocab_size: int) -> None:
     record = parameter.record
     stored = tensors.get_slice(record.name)
-    if tuple(stored.get_shape()) != record.global_shape:
+    length = vocab_size if record.name in OVER_VOCABULARY else record.global_shape[0]
+    expected = (length, *record.global_shape[1:])
+    if tuple(stored.get_shape()) != expected:
         raise ValueError(
-            f"{file}: tensor {record.name} is {tuple(stored.get_shape())}, config.json asks for {record.global_shape}"
+            f"{file}: tensor {record.name} is {tuple(stored.get_shape())}, config.json asks for {expected}"
         )
     (first, rows), *others = zip(record.offsets, record.shape, strict=True)
     columns = tuple(slice(o, o + n) for o, n in others)
     # In blocks of rows: what is read stays in the file's pages, but the check of columns of a matrix copies them.
     step = max(1, BLOCK_BYTES // (max(1, math.prod(record.shape[1:])) * parameter.data.element_size()))
-    for start in range(0, rows, step):
-        block = parameter.data[start : start + step]
+    old = max(0, min(rows, length - first))
+    for start in range(0, old, step):
+        block = parameter.data[start : min(start + step, old)]
         values = stored[(slice(first + start, first + start + len(block)), *columns)]
         if not all(map(math.isfinite, torch.aminmax(values))):
             raise ValueError(f"{file}: tensor {record.name} holds NaN or infinite weights; use an earlier checkpoint")
         block.copy_(values)
+    if old < rows:
+        blocks = (stored[start : start + step] for start in range(0, length, step))
+        mean, deviation = _mean_and_deviation(blocks)
+        for index in range(old, rows):
+            parameter.data[index].copy_(_new_row(record.name, first + index, mean, deviation)[columns])
+
+
+def _mean_and_deviation(blocks: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each column of the rows in all blocks `[rows, hidden]`: float64 `[hidden]` each."""
+    count, total, squares = 0, 0.0, 0.0
+    for block in blocks:
+        values = block.double()
+        count, total, squares = count + len(values), total + values.sum(0), squares + values.square().sum(0)
+    mean = total / count
+    return mean, (squares / count - mean.square()).clamp(min=0).sqrt()
+
+
+def _new_row(name: str, token: int, mean: torch.Tensor, deviation: torch.Tensor) -> torch.Tensor:
+    """The row `[hidden]`, float64, of a token that the stored model does not have: a pure function, so every layout
+    makes the same.
+
+    The mean of the old rows bounds what the new tokens take from the others' probabilities (J. Hewitt, "Initializing
+    New Word Embeddings for Pretrained Language Models", 2021); copies of one row would all be trained alike.
+    """
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{name}:{token}".encode()))
+    return mean + NOISE * deviation * torch.randn(mean.shape, generator=generator, dtype=torch.float64)
 
 
 def _is_redundant(name: str, config: LlamaConfig) -> bool:

@@ -13,7 +13,7 @@ from data.tokenizer import Tokenizer, load_tokenizer
 from model.config import PRESETS, LlamaConfig, preset
 from model.huggingface import resolve
 from parallel.comm import gather_json
-from parallel.grid import Grid
+from parallel.grid import Grid, world_group
 
 from .settings import Settings, parse_shares
 
@@ -75,8 +75,7 @@ def choose_model(model: str, sequence_length: int, tokenizer: Tokenizer) -> tupl
         )
     else:
         folder = resolve(model)
-        config = LlamaConfig.from_huggingface(folder)
-        _check_vocabulary(folder, config, tokenizer)
+        config = _with_vocabulary(folder, LlamaConfig.from_huggingface(folder), tokenizer)
     if sequence_length > config.max_position_embeddings:
         raise ValueError(
             f"--sequence-length {sequence_length} exceeds the model's context of "
@@ -85,16 +84,29 @@ def choose_model(model: str, sequence_length: int, tokenizer: Tokenizer) -> tupl
     return config, folder
 
 
-def _check_vocabulary(folder: Path, config: LlamaConfig, tokenizer: Tokenizer) -> None:
-    """ValueError when the data was tokenised with another tokenizer than the model's."""
+def _with_vocabulary(folder: Path, config: LlamaConfig, tokenizer: Tokenizer) -> LlamaConfig:
+    """The model's shape with an embedding for each of the data's tokens; says so where the model has fewer.
+
+    ValueError when the data was tokenised with another tokenizer than the model's, tokens added to it allowed.
+    """
+    theirs = None
     if any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json")):
         theirs = load_tokenizer(folder)
-        if theirs.sha256 != tokenizer.sha256:
+        if theirs.sha256 != tokenizer.sha256 and not tokenizer.extends(theirs):
             raise ValueError(
                 f"the tokenizer of {folder} is not the one the data was tokenised with; tokenise the documents with it"
             )
-    if config.vocab_size < tokenizer.vocab_size:
+    if config.vocab_size >= tokenizer.vocab_size:
+        return config
+    if theirs is None or theirs.vocab_size > config.vocab_size:
         raise ValueError(
             f"{folder} has {config.vocab_size} token embeddings, the data uses {tokenizer.vocab_size} tokens; "
             "tokenise the documents with the model's tokenizer"
         )
+    if world_group().rank == 0:
+        print(
+            f"{folder} has {config.vocab_size} token embeddings, the data {tokenizer.vocab_size} tokens: the new ones "
+            "start from the mean of the old, with a little noise",
+            flush=True,
+        )
+    return replace(config, vocab_size=tokenizer.vocab_size)
