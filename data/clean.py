@@ -43,13 +43,9 @@ def clean_text(text: str) -> str:
     visible character stay.
     """
     before = None
-    while text != before:  # taking out an invisible character can join the halves of a broken one
+    while text != before:  # what is taken out can join the halves of a broken character, or show one to ftfy
         before, text = text, _repaired(text)
-    if " \n" in text or "\t\n" in text or text.endswith((" ", "\t")):
-        text = _LINE_END_BLANKS.sub("", text)
-    if "\n\n\n" in text:
-        text = _BLANK_LINES.sub("\n\n", text)
-    return text.strip("\n")
+    return text
 
 
 def _replacement(found: re.Match[str]) -> str:
@@ -66,14 +62,8 @@ def _repaired(text: str) -> str:
         text = _ANY_OF_THEM.sub(_replacement, text.replace("\r\n", "\n"))
     if not unicodedata.is_normalized("NFC", text):
         text = unicodedata.normalize("NFC", text)
-    return text
-
-
-def drop_rule(text: str, min_characters: int) -> str | None:
-    """The name of the rule by which a cleaned text is dropped, or None: `empty`, `too-short` (under
-    `min_characters`)."""
-    if not text.strip():
-        return "empty"
-    if len(text) < min_characters:
-        return "too-short"
-    return None
+    if " \n" in text or "\t\n" in text or text.endswith((" ", "\t")):
+        text = _LINE_END_BLANKS.sub("", text)
+    if "\n\n\n" in text:
+        text = _BLANK_LINES.sub("\n\n", text)
+    return text.strip("\n")
