@@ -10,6 +10,7 @@ import gzip
 import io
 import os
 import re
+import stat
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,7 +45,7 @@ class _ZstdFile(io.RawIOBase):
     def __init__(self, raw: BinaryIO):
         self.raw = raw
         self.frame = zstandard.ZstdDecompressor().decompressobj()
-        self.pending = b""  # decompressed, not yet handed out
+        self.pending = memoryview(b"")  # decompressed, not yet handed out
         self.inside_frame = False
 
     def readable(self) -> bool:
@@ -59,7 +60,7 @@ class _ZstdFile(io.RawIOBase):
             return False
         if self.frame.eof:
             self.frame = zstandard.ZstdDecompressor().decompressobj()
-        self.pending = self.frame.decompress(compressed)
+        self.pending = memoryview(self.frame.decompress(compressed))
         self.inside_frame = not self.frame.eof
         return True
 
@@ -117,12 +118,18 @@ def open_input(path: Path, name: str) -> io.BufferedReader:
     Raises DamagedFile, naming `name`, at opening or at any later read.
     """
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise DamagedFile(name, "no regular file")
         raw: BinaryIO = path.open("rb")
     except OSError as error:
         raise DamagedFile(name, error.strerror or str(error)) from error
     suffix = path.suffix.lower()
     if suffix == ".tgz":
         suffix = ".gz"
+    if status.st_size == 0 and suffix in COMPRESSIONS:
+        raw.close()
+        raise DamagedFile(name, f"the {suffix} file is empty; a download was broken off")
     opened: BinaryIO = raw
     if suffix == ".gz":
         opened = gzip.GzipFile(fileobj=raw)
@@ -264,9 +271,29 @@ def without_compression(name: str) -> str:
 
 
 def walk(root: Path) -> Iterator[tuple[str, Path]]:
-    """`(relative name, path)` of every file below `root` in the order of their names; hidden ones are left out."""
+    """`(relative name, path)` of every file below `root` in the order of their names; hidden ones are left out.
+
+    Links to folders are followed, each folder once. Bytes of a name that are not UTF-8 are written as `\\xe9`. Raises
+    ValueError for a folder that cannot be read.
+    """
     found = []
-    for folder, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    seen = {os.path.realpath(root)}
+    for folder, folders, names in os.walk(root, followlinks=True, onerror=_unreadable_folder):
+        entered = []
+        for name in sorted(folders):
+            target = os.path.realpath(os.path.join(folder, name))
+            if not name.startswith(".") and target not in seen:
+                seen.add(target)
+                entered.append(name)
+        folders[:] = entered
         found += [Path(folder, name) for name in names if not name.startswith(".")]
-    yield from sorted((path.relative_to(root).as_posix(), path) for path in found)
+    named = (
+        (os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "backslashreplace"), path) for path in found
+    )
+    yield from sorted(named)
+
+
+def _unreadable_folder(error: OSError) -> None:
+    raise ValueError(
+        f"{error.filename}: the folder cannot be read ({error.strerror}); allow it or leave it out"
+    ) from error

@@ -24,6 +24,11 @@ _BLOCKS = frozenset(_HEADERS) | names(
     "p div section article main header figure figcaption blockquote address center details summary fieldset body html "
     "form aside ul ol dl table pre hr li dt dd menu"
 )
+DEEPEST_NESTING = 5000
+"""Blocks in blocks from which parsing takes time that grows with the square."""
+_NESTING = re.compile(
+    r"<(/?)(?:div|section|article|main|blockquote|ul|ol|dl|menu|form|fieldset|details|center|pre)\b", re.IGNORECASE
+)
 _META_CHARSET = re.compile(rb"""<meta[^>]+charset\s*=\s*["']?\s*([A-Za-z0-9._-]+)""", re.IGNORECASE)
 
 
@@ -33,7 +38,9 @@ def html_text(data: bytes, name: str, notes: Counter[str]) -> tuple[str | None, 
     The encoding is a byte order mark's, the page's <meta charset>, or UTF-8, and is decoded strictly (DamagedFile).
     `notes` counts the words left out.
     """
-    tree = LexborHTMLParser(decode(data, name, _encoding(data)))
+    source = decode(data, name, _encoding(data))
+    _check_nesting(source, name)
+    tree = LexborHTMLParser(source)
     if tree.body is None:
         raise DamagedFile(name, "no HTML body found")
     heading = tree.css_first("title")
@@ -53,6 +60,14 @@ def html_text(data: bytes, name: str, notes: Counter[str]) -> tuple[str | None, 
     if title and not any(squeeze(block.lstrip("#")) == title for block in blocks[:3] if block.startswith("#")):
         blocks.insert(0, f"# {title}")
     return title or None, "\n\n".join(blocks)
+
+
+def _check_nesting(source: str, name: str) -> None:
+    depth = 0
+    for match in _NESTING.finditer(source):
+        depth = max(depth + (-1 if match.group(1) else 1), 0)
+        if depth > DEEPEST_NESTING:
+            raise DamagedFile(name, "elements are nested too deeply")
 
 
 def _encoding(data: bytes) -> str:

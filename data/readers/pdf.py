@@ -9,7 +9,7 @@ import ctypes
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pypdfium2
 from pypdfium2 import raw
@@ -30,6 +30,8 @@ _LONGEST_HEADER = 150
 """Characters."""
 _NEIGHBOURS = 6
 """Lines before and after one among which its column's right edge is looked for."""
+_BLANK = 0.12
+"""Distance, in font sizes, from which they belong to two words."""
 _RUNNING = 0.6
 """Share of all pages (or of all even, or all odd pages) on which a line at the edge must return to be a running one."""
 _DEEPEST_RUNNING = 3
@@ -115,6 +117,9 @@ def _page_lines(document: pypdfium2.PdfDocument, number: int, name: str) -> list
         lines: list[list[_Character]] = []
         for segment in _segments(text_page):
             if lines and _same_line(lines[-1], segment):
+                last = lines[-1][-1]
+                if segment[0].left - last.right > _BLANK * last.size:
+                    lines[-1].append(replace(last, text=" "))
                 lines[-1] += segment
             else:
                 lines.append(segment)

@@ -10,7 +10,7 @@ from lxml import etree
 
 from data.documents import Document
 from data.readers.interface import Drop, Format, InputFile
-from data.readers.wikitext import plain_text
+from data.readers.wikitext import NestedTooDeeply, plain_text
 from data.xml import iterate
 
 _XML_LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
@@ -38,13 +38,17 @@ def _article(page: etree._Element, base: str, file: InputFile) -> Document | Dro
         return Drop("redirect")
     if not (title and identity and text):
         return Drop("bad-record", f"{file.name}: a page without title, id or text (id {identity})")
+    try:
+        text = plain_text(text, file.notes)
+    except NestedTooDeeply:
+        return Drop("bad-record", f"{file.name}: markup nested too deeply (id {identity})")
     timestamp = page.findtext("{*}revision/{*}timestamp") or ""
     root = next(page.iterancestors("{*}mediawiki"), page)
     return Document(
         id=f"page:{identity.strip()}",
         source=file.source,
         title=title,
-        text=f"# {title}\n\n{plain_text(text, file.notes)}",
+        text=f"# {title}\n\n{text}",
         url=base + quote(title.replace(" ", "_")),
         license="CC-BY-SA",
         language=root.get(_XML_LANGUAGE),

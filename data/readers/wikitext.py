@@ -12,15 +12,35 @@ from collections.abc import Callable
 from data.readers.inline import names, squeeze, subscript, superscript, tex
 from data.readers.tables import Cell, markdown_rows, span
 
+DEEPEST_NESTING = 400
+"""Templates in templates; MediaWiki itself stops at 100."""
+
+
+class NestedTooDeeply(Exception):
+    """Markup inside markup beyond DEEPEST_NESTING."""
+
+
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
-_REFERENCE = re.compile(r"<ref\b[^>]*?/\s*>|<ref\b[^>]*>.*?</ref\s*>", re.DOTALL | re.IGNORECASE)
-_MATH = re.compile(r"<(math|chem|ce)\b[^>]*>(.*?)</\1\s*>", re.DOTALL | re.IGNORECASE)
-_NOT_PROSE = re.compile(
-    r"<(gallery|timeline|imagemap|score|graph|mapframe|templatestyles|references|noinclude|includeonly)\b[^>]*?(?:/\s*>|>.*?</\1\s*>)",
-    re.DOTALL | re.IGNORECASE,
+
+
+def _paired(names_of_tags: str, may_be_empty: bool = False) -> re.Pattern[str]:
+    """An element with what is in it (group 2), or `<tag />` where it may be empty.
+
+    Inside stands no other opening tag of the same name: one that is never closed takes nothing else with it, and no
+    page makes the search slow.
+    """
+    empty = r"/\s*>|" if may_be_empty else ""
+    inside = r"([^<]*(?:<(?!/?\1\b)[^<]*)*)"
+    return re.compile(rf"<({names_of_tags})\b[^<>]*?(?:{empty}>{inside}</\1\s*>)", re.IGNORECASE)
+
+
+_REFERENCE = _paired("ref", may_be_empty=True)
+_MATH = _paired("math|chem|ce")
+_NOT_PROSE = _paired(
+    "gallery|timeline|imagemap|score|graph|mapframe|templatestyles|references|noinclude|includeonly", may_be_empty=True
 )
-_VERBATIM = re.compile(r"<(nowiki|pre|source|syntaxhighlight)\b[^>]*>(.*?)</\1\s*>", re.DOTALL | re.IGNORECASE)
-_SCRIPT = re.compile(r"<(su[pb])\b[^>]*>(.*?)</\1\s*>", re.DOTALL | re.IGNORECASE)
+_VERBATIM = _paired("nowiki|pre|source|syntaxhighlight")
+_SCRIPT = _paired("su[pb]")
 _BREAK = re.compile(r"<br\s*/?\s*>", re.IGNORECASE)
 _TAG = re.compile(
     r"</?(?:b|i|u|s|em|strong|small|big|span|div|p|center|blockquote|poem|cite|code|tt|kbd|var|samp|abbr|del|ins|strike|font|nowiki|"
@@ -34,7 +54,7 @@ _INNERMOST = re.compile(  # a template or link that holds neither
 _BROKEN_TEMPLATE = re.compile(r"\{\{[^{}]*\}\}")  # with a link in it that never closes
 _ARGUMENT = re.compile(r"\{\{\{([^{}|]*)(?:\|([^{}]*))?\}\}\}")
 _INNERMOST_TABLE = re.compile(r"^[ \t:]*\{\|((?:(?!^[ \t:]*\{\|).)*?)^[ \t]*\|\}", re.DOTALL | re.MULTILINE)
-_EXTERNAL = re.compile(r"\[(?:https?:|ftp:|mailto:)?//[^\s\]]+(?:\s+([^\]]*))?\]")
+_EXTERNAL = re.compile(r"\[(?:https?:|ftp:|mailto:)?//[^\s\]]{1,2000}(?:\s+([^\]]{0,1000}))?\]")
 _QUOTES = re.compile(r"'{2,5}")
 _HEADER = re.compile(r"^(={1,6})\s*(.*?)\s*\1\s*$", re.MULTILINE)
 _MAGIC_WORD = re.compile(r"__[A-Z]+__")
@@ -53,7 +73,7 @@ _HELD_FOUND = re.compile("\ue000(\\d+)\ue001")
 def plain_text(source: str, notes: Counter[str]) -> str:
     """The text of a page. Its markup is undone from the innermost outwards, so nesting of any depth comes out whole.
 
-    `notes` counts the templates left out.
+    `notes` counts the templates left out. Raises NestedTooDeeply.
     """
     held: list[str] = []
 
@@ -91,10 +111,11 @@ def _inline(text: str) -> str:
 
 def _repeat(pattern: re.Pattern[str], replace: Callable[[re.Match[str]], str], text: str) -> str:
     """Replace innermost matches until none is left."""
-    while True:
+    for _ in range(DEEPEST_NESTING):
         text, count = pattern.subn(replace, text)
         if not count:
             return text
+    raise NestedTooDeeply
 
 
 def _script(match: re.Match[str]) -> str:

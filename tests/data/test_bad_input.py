@@ -1,0 +1,405 @@
+"""Input that is broken, hostile or absurd: a clear line or a counted drop, nothing lost, never a full memory."""
+
+import bz2
+import functools
+import gzip
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from data import curate
+from data.curate import Settings
+from data.documents import Document, read_documents
+from data.files import DamagedFile, open_input, open_range, walk
+from data.readers import FORMATS
+from data.readers.html import html_text
+from data.readers.interface import Drop, InputFile
+from data.readers.records import RECORD_LIMIT
+
+SENTENCE = "Colchicine 500 µg is given twice daily until the pain of the attack has gone (p < 0.05). Case {}."
+
+
+def read(kind, data, name):
+    return list(FORMATS[kind].read(InputFile(io.BytesIO(data), name, kind)))
+
+
+def run(tmp_path, *sources):
+    """Exit code, report of each source, and its texts, of a curation without rules."""
+    out = tmp_path / "out"
+    code = curate.run(Settings(source=sources, out=str(out), profile="none", languages="all", near_duplicates=0.0))
+    report = json.loads((out / "report.json").read_text())["sources"]
+    texts = [document["text"] for path in sorted(out.glob("*/*.zst")) for document in read_documents(path)]
+    return code, report, texts
+
+
+def lines(count, start=0):
+    return "".join(
+        json.dumps({"id": f"n{n}", "text": SENTENCE.format(n)}) + "\n" for n in range(start, start + count)
+    ).encode()
+
+
+# Archives and compression
+
+
+def test_broken_compression_loses_that_file_only(tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "good.jsonl").write_bytes(lines(3))
+    for suffix, compress in (("gz", gzip.compress), ("bz2", bz2.compress), ("zst", zstandard.compress)):
+        whole = compress(lines(2000, start=10))
+        for name, data in (("cut", whole[: len(whole) * 2 // 3]), ("empty", b""), ("page", b"<html>404</html>")):
+            (folder / f"{name}.jsonl.{suffix}").write_bytes(data)
+    code, report, texts = run(tmp_path, f"jsonl={folder}")
+    assert code == 2
+    assert sorted(texts) == [SENTENCE.format(n) for n in range(3)]
+    assert "cut.jsonl.bz2: the compressed file is cut short" in capsys.readouterr().err
+    reasons = {"cut": "cut short", "empty": "is empty; a download was broken off", "page": "broken compression"}
+    damaged = report["jsonl"]["damaged"]
+    assert len(damaged) == 9
+    for name, reason in damaged.items():
+        assert reasons[name.partition(".")[0]] in reason, name
+
+
+def test_a_cut_archive_is_named(tmp_path):
+    path = tmp_path / "pmc.tar.gz"
+    article = "<article><front><article-meta><title-group><article-title>T</article-title></title-group></article-meta></front><body><p>{}</p></body></article>"
+    with tarfile.open(path, "w:gz") as archive:
+        for number in range(50):
+            data = article.format(SENTENCE.replace("<", "&lt;").format(number) + os.urandom(2000).hex()).encode()
+            member = tarfile.TarInfo(f"PMC{number}.xml")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    path.write_bytes(path.read_bytes()[:-30_000])
+    (tmp_path / "note.txt").write_text(SENTENCE)
+    code, report, texts = run(tmp_path, f"jats={path}", f"text={tmp_path / 'note.txt'}")
+    assert code == 2
+    assert texts == [SENTENCE]
+    assert "pmc.tar.gz" in next(iter(report["jats"]["damaged"]))
+
+
+def test_zstd_of_one_byte_repeated_comes_in_pieces(tmp_path):
+    path = tmp_path / "a.jsonl.zst"
+    with path.open("wb") as raw, zstandard.ZstdCompressor().stream_writer(raw) as stream:
+        for _ in range(100):
+            stream.write(bytes(1 << 20))
+    with open_input(path, "a") as stream:
+        pieces = stream.raw.stream
+        longest = total = 0
+        while count := stream.readinto(bytearray(1 << 18)):
+            total += count
+            longest = max(longest, len(pieces.pending))
+    assert total == 100 << 20
+    assert longest <= 40 << 20
+
+
+# Encodings
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "data", "reason"),
+    [
+        ("text", "a.txt", "5 µg".encode("latin-1"), "not UTF-8 text: byte 0xb5 at offset 2"),
+        ("text", "a.txt", "ab".encode("utf-16-le") * 9, "more than 1 % of its characters are NUL"),
+        ("text", "a.txt", bytes(range(1, 128)) + bytes(9), "more than 1 % of its characters are NUL"),
+        ("jsonl", "a.jsonl", '{"text": "5 µg"}'.encode("latin-1"), "not UTF-8 text: byte 0xb5 at offset 12"),
+        ("jsonl", "a.jsonl", '{"text": "5 µg"}'.encode("utf-16"), "not UTF-8 text: byte 0xff at offset 0"),
+        ("jsonl", "a.jsonl", b'{"text": "\xed\xa0\x80"}', "not UTF-8 text: byte 0xed at offset 10"),
+        ("s2orc", "a.jsonl", b'{"paper_id": "\xe9"}', "not UTF-8 text: byte 0xe9 at offset 14"),
+        ("guidelines", "a.json", '{"text": "5 µg"}'.encode("latin-1"), "not UTF-8 text"),
+        ("guidelines", "a.html", b'<meta charset="utf-8"><p>5 \xb5g', "not UTF-8 text: byte 0xb5 at offset 27"),
+        ("guidelines", "a.html", b'<meta charset="klingon"><p>5', "unknown encoding 'klingon'"),
+        ("guidelines", "a.md", b"\xff\xfe5", "not UTF-16 text"),
+        ("jats", "a.xml", '<?xml version="1.0"?><article><p>5 µg</p></article>'.encode("latin-1"), "not UTF-8 text"),
+        (
+            "medline",
+            "a.xml",
+            '<?xml version="1.0" encoding="utf-8"?><PubmedArticleSet>µ'.encode("latin-1"),
+            "not UTF-8",
+        ),
+        ("wikipedia", "a.xml", '<mediawiki xml:lang="en"><page>µ'.encode("latin-1"), "not UTF-8 text"),
+    ],
+)
+def test_wrong_encodings_are_named_with_their_place(kind, name, data, reason):
+    with pytest.raises(DamagedFile) as caught:
+        read(kind, data, name)
+    assert str(caught.value).startswith(f"{name}: ")
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize(("kind", "name"), [("text", "a.txt"), ("guidelines", "a.md"), ("guidelines", "a.txt")])
+def test_byte_order_marks_are_understood(kind, name, encoding):
+    (document,) = read(kind, "5 µg".encode(encoding), name)
+    assert document.text == "5 µg"
+
+
+# XML
+
+
+BOMB = "<!DOCTYPE x [<!ENTITY a 'aaaaaaaaaa'><!ENTITY b '&a;&a;&a;&a;&a;&a;&a;&a;'><!ENTITY c '&b;&b;&b;&b;&b;&b;&b;&b;'>]>"
+OUTSIDE = "<!DOCTYPE x [<!ENTITY a SYSTEM 'file:///etc/passwd'>]>"
+ROOTS = {"jats": "article", "medline": "PubmedArticleSet", "wikipedia": "mediawiki"}
+
+
+@pytest.mark.parametrize("kind", ROOTS)
+@pytest.mark.parametrize("doctype", [BOMB, OUTSIDE])
+def test_declared_entities_are_refused(kind, doctype):
+    with pytest.raises(DamagedFile, match="declares entities"):
+        read(kind, f"{doctype}<{ROOTS[kind]}>&c;</{ROOTS[kind]}>".encode(), "a.xml")
+
+
+@pytest.mark.parametrize("kind", ROOTS)
+def test_elements_without_end_are_damage(kind):
+    root = ROOTS[kind]
+    with pytest.raises(DamagedFile, match=r"a\.xml: "):
+        read(kind, f"<{root}>{'<a>' * 100_000}".encode(), "a.xml")
+    with pytest.raises(DamagedFile, match=r"a\.xml: "):
+        read(kind, f"<{root}>{'<a>' * 100_000}{'</a>' * 100_000}</{root}>".encode(), "a.xml")
+
+
+@pytest.mark.parametrize("kind", ROOTS)
+@pytest.mark.parametrize(
+    "page",
+    ["<!doctype html><html><head><meta charset=utf-8><title>404</title><body><p>Not found<br></html>", "Not found", ""],
+)
+def test_what_is_no_xml_is_damage(kind, page):
+    with pytest.raises(DamagedFile, match=r"a\.xml: "):
+        read(kind, page.encode(), "a.xml")
+
+
+def test_well_formed_pages_are_no_articles():
+    page = b"<html><head><title>404</title></head><body><p>Not found</p></body></html>"
+    (drop,) = read("jats", page, "a.xml")
+    assert drop == Drop("not-an-article", "a.xml: root element <html>")
+
+
+def test_markup_without_end_ends():
+    for mark in ("{{a|", "[[", "{|\n", "<ref>", "<ref ", "<sup>", "[http://a ", "<math>", "<gallery>", "== ", "''"):
+        page = f"<mediawiki><page><title>T</title><ns>0</ns><id>1</id><revision><text>{mark.replace('<', '&lt;') * 4000}</text></revision></page></mediawiki>"
+        (item,) = read("wikipedia", page.encode(), "a.xml")
+        assert isinstance(item, Document)
+    closed = f"<mediawiki><page><title>T</title><ns>0</ns><id>1</id><revision><text>{'{{a|' * 2000}{'}}' * 2000}</text></revision></page></mediawiki>"
+    (drop,) = read("wikipedia", closed.encode(), "a.xml")
+    assert drop == Drop("bad-record", "a.xml: markup nested too deeply (id 1)")
+
+
+@pytest.mark.parametrize("tag", ["div", "span", "ul", "blockquote", "b"])
+def test_pages_nested_without_end_are_damage(tag):
+    with pytest.raises(DamagedFile, match="nested too deeply"):
+        read("guidelines", f"<p>x</p>{f'<{tag}>' * 200_000}x".encode(), "a.html")
+
+
+def test_a_page_of_tags_without_text_is_empty():
+    assert html_text(b"<table>" * 50_000, "a.html", Counter()) == (None, "")
+
+
+# Records
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"text": "\\ud800"}',
+        '{"text": "a\0b"}',
+        '{"text": ' + "[" * 100_000,
+        '{"text": ' + '{"a":' * 100_000 + "1" + "}" * 100_001,
+        '{"text": "a"',
+        "null",
+        "NaN",
+        "\x00" * 50,
+    ],
+)
+@pytest.mark.parametrize("kind", ["jsonl", "s2orc", "guidelines"])
+def test_one_bad_line_is_one_drop(kind, line):
+    good = json.dumps({"paper_id": "1", "title": "T", "abstract": "A", "text": "A"})
+    drop, document = read(kind, f"{line}\n{good}\n".encode(), "a.jsonl")
+    assert drop.rule == "bad-record"
+    assert drop.detail.startswith("a.jsonl@0: ")
+    assert "A" in document.text
+
+
+def test_nul_escapes_and_stray_nuls_leave_the_text(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": SENTENCE.replace("twice", "tw\0ice")}))
+    (tmp_path / "b.txt").write_text(SENTENCE * 2 + "\0")
+    code, _, texts = run(tmp_path, f"jsonl={tmp_path / 'a.jsonl'}", f"text={tmp_path / 'b.txt'}")
+    assert (code, texts) == (0, [SENTENCE, SENTENCE * 2])
+
+
+def test_documents_with_one_id_are_all_kept(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"id": "same", "text": SENTENCE.format(n)}) + "\n" for n in range(3)))
+    code, report, texts = run(tmp_path, f"jsonl={path}")
+    assert code == 0
+    assert len(texts) + sum(report["jsonl"]["dropped"].values()) == 3
+    assert set(texts) == {SENTENCE.format(n) for n in range(3)}
+
+
+CHILD = """
+import io, resource, sys
+from pathlib import Path
+from data.files import open_input, open_range
+from data.readers import FORMATS
+from data.readers.interface import InputFile
+
+kind, path, ranges = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+size = path.stat().st_size
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for start in range(0, size, size // ranges + 1):
+    end = min(start + size // ranges + 1, size)
+    stream, first = (open_input(path, path.name), 0) if ranges == 1 else open_range(path, path.name, start, end)
+    with stream:
+        for item in FORMATS[kind].read(InputFile(stream, path.name, "s", first)):
+            print(getattr(item, "rule", "document"))
+print("MiB", (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+LINE = 200 << 20
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "ranges"),
+    [
+        ("jsonl", "a.jsonl", 1),
+        ("jsonl", "a.jsonl", 4),
+        ("jsonl", "a.jsonl.zst", 1),
+        ("s2orc", "a.jsonl.gz", 1),
+        ("guidelines", "a.jsonl", 1),
+    ],
+)
+def test_a_line_of_200_mb_takes_bounded_memory(tmp_path, kind, name, ranges):
+    path = tmp_path / name
+    openers = {".gz": functools.partial(gzip.GzipFile, compresslevel=1), ".zst": zstandard.open}
+    good = json.dumps({"paper_id": "1", "title": "T", "abstract": "A", "text": "A"}).encode() + b"\n"
+    with openers.get(path.suffix, open)(path, "wb") as stream:
+        stream.write(good + b'{"paper_id": "2", "text": "')
+        for _ in range(LINE >> 20):
+            stream.write(b"x" * (1 << 20))
+        stream.write(b'"}\n' + good)
+    command = [sys.executable, "-c", CHILD, kind, str(path), str(ranges)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    *items, memory = done.stdout.splitlines()
+    assert items == ["document", "line-too-long", "document"]
+    assert int(memory.split()[1]) < 4 * RECORD_LIMIT >> 20
+
+
+@pytest.mark.parametrize(("kind", "name"), [("jsonl", "a.jsonl"), ("s2orc", "a.jsonl"), ("wikipedia", "a.xml")])
+def test_memory_does_not_grow_with_the_file(tmp_path, kind, name):
+    path = tmp_path / name
+    line = json.dumps({"paper_id": "1", "title": "T", "abstract": "x" * 5000, "text": "x" * 5000})
+    page = f"<page><title>T</title><ns>0</ns><id>1</id><revision><text>{'x' * 10000}</text></revision></page>"
+    with path.open("w") as stream:
+        stream.write("<mediawiki>" * (kind == "wikipedia"))
+        for _ in range(2000):
+            stream.write(page if kind == "wikipedia" else line + "\n")
+        stream.write("</mediawiki>" * (kind == "wikipedia"))
+    command = [sys.executable, "-c", CHILD, kind, str(path), "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    *items, memory = done.stdout.splitlines()
+    assert items == ["document"] * 2000
+    assert int(memory.split()[1]) < 10  # of 20 MB
+
+
+def test_a_json_file_that_is_one_long_value_is_refused(monkeypatch):
+    monkeypatch.setattr("data.readers.records.RECORD_LIMIT", 1000)
+    for content in (b"[" + b"1," * 600 + b"1]", b"[\n" + b"1,\n" * 600 + b"1]"):
+        with pytest.raises(DamagedFile, match=r"write a record a line \(\.jsonl\)"):
+            read("jsonl", content, "a.json")
+
+
+# Files
+
+
+def test_empty_files_are_counted(tmp_path):
+    for name in ("a.txt", "b.jsonl", "c.json", "d.html", "e.md"):
+        (tmp_path / name).touch()
+    (tmp_path / "note.txt").write_text(SENTENCE)
+    sources = (
+        "text:a=a.txt",
+        "jsonl:b=b.jsonl",
+        "guidelines:c=c.json",
+        "guidelines:d=d.html",
+        "guidelines:e=e.md",
+        "text=note.txt",
+    )
+    code, report, texts = run(tmp_path, *(source.replace("=", f"={tmp_path}/") for source in sources))
+    assert (code, texts) == (0, [SENTENCE])
+    dropped = {name: counts["dropped"] for name, counts in report.items()}
+    assert dropped == {"a": {"empty": 1}, "b": {}, "c": {}, "d": {"empty": 1}, "e": {"empty": 1}, "text": {}}
+
+
+def test_a_folder_named_like_a_file_is_a_folder(tmp_path):
+    folder = tmp_path / "in" / "a.jsonl"
+    folder.mkdir(parents=True)
+    (folder / "b.jsonl").write_bytes(lines(1))
+    assert run(tmp_path, f"jsonl={tmp_path / 'in'}")[2] == [SENTENCE.format(0)]
+    with pytest.raises(DamagedFile, match="a: no regular file"):
+        open_input(folder, "a")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DamagedFile, match="a: no regular file"):
+        open_input(tmp_path / "pipe", "a")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_files_and_folders_without_permission_are_named(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.jsonl").write_bytes(lines(1))
+    (folder / "b.jsonl").write_bytes(lines(1, start=5))
+    (folder / "b.jsonl").chmod(0)
+    code, report, texts = run(tmp_path, f"jsonl={folder}")
+    assert (code, texts) == (2, [SENTENCE.format(0)])
+    assert report["jsonl"]["damaged"] == {"b.jsonl": "Permission denied"}
+    folder.chmod(0)
+    try:
+        with pytest.raises(ValueError, match="the folder cannot be read"):
+            list(walk(folder))
+    finally:
+        folder.chmod(0o700)
+
+
+def test_an_unreadable_file_or_folder_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"x")
+
+    def refuse(*arguments, **more):
+        raise PermissionError(13, "Permission denied", str(tmp_path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(ValueError, match=r"the folder cannot be read \(Permission denied\); allow it or leave it out"):
+        list(walk(tmp_path))
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(DamagedFile, match=r"a\.jsonl: Permission denied"):
+        open_input(path, "a.jsonl")
+
+
+def test_names_that_are_not_utf8_and_links(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.txt")).write_text(SENTENCE)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "b.txt").write_text(SENTENCE.format(2))
+    (elsewhere / "again").symlink_to(folder)
+    (folder / "linked").symlink_to(elsewhere)
+    assert [name for name, _ in walk(folder)] == ["caf\\xe9.txt", "linked/b.txt"]
+    code, _, texts = run(tmp_path, f"text={folder}")
+    assert (code, sorted(texts)) == (0, sorted([SENTENCE, SENTENCE.format(2)]))
+
+
+def test_ranges_of_lines_longer_than_a_range(tmp_path):
+    path = tmp_path / "a"
+    data = b"a" * 1000 + b"\n" + b"b" * 5 + b"\n\n" + b"c" * 700
+    path.write_bytes(data)
+    parts = []
+    for start in range(0, len(data), 64):
+        with open_range(path, "a", start, min(start + 64, len(data)))[0] as stream:
+            parts.append(stream.read())
+    assert b"".join(parts) == data
+    assert sum(bool(part) for part in parts) == 2
