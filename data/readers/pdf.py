@@ -131,12 +131,13 @@ def _page_lines(document: pypdfium2.PdfDocument, number: int, name: str) -> list
 
 def _segments(text_page: pypdfium2.PdfTextPage) -> Iterator[list[_Character]]:
     """The characters of a page up to each break that PDFium sees; blanks carry the place of what they follow."""
+    handle = text_page.raw
     left, right, bottom, top, x, y = (ctypes.c_double() for _ in range(6))
     segment: list[_Character] = []
     bold = False  # of the word
     high = 0  # the first half of a character beyond U+FFFF
     for index in range(text_page.count_chars()):
-        code = raw.FPDFText_GetUnicode(text_page, index)
+        code = raw.FPDFText_GetUnicode(handle, index)
         if code in (10, 13):
             if segment:
                 yield segment
@@ -154,14 +155,13 @@ def _segments(text_page: pypdfium2.PdfTextPage) -> Iterator[list[_Character]]:
                 last = segment[-1]
                 segment.append(_Character(" ", last.size, last.right, last.right, last.baseline, last.bold))
             continue
-        raw.FPDFText_GetCharBox(text_page, index, left, right, bottom, top)
-        raw.FPDFText_GetCharOrigin(text_page, index, x, y)
-        size = raw.FPDFText_GetFontSize(text_page, index)
-        height = top.value - bottom.value
+        raw.FPDFText_GetCharBox(handle, index, left, right, bottom, top)
+        raw.FPDFText_GetCharOrigin(handle, index, x, y)
+        size = raw.FPDFText_GetFontSize(handle, index)
         if size <= 1.0:  # the scale is in the text matrix instead
-            size = height * 1.4
+            size = (top.value - bottom.value) * 1.4
         if not segment or segment[-1].text == " ":
-            bold = _is_bold(text_page, index)
+            bold = _is_bold(handle, index)
         segment.append(_Character(character, size, min(x.value, left.value), right.value, y.value, bold))
         if character == _DIVIDED:
             yield segment
@@ -170,12 +170,12 @@ def _segments(text_page: pypdfium2.PdfTextPage) -> Iterator[list[_Character]]:
         yield segment
 
 
-def _is_bold(text_page: pypdfium2.PdfTextPage, index: int) -> bool:
+def _is_bold(handle: raw.FPDF_TEXTPAGE, index: int) -> bool:
     """Whether a character's typeface is bold, by its weight or, where a file does not say it, by its name."""
-    if raw.FPDFText_GetFontWeight(text_page, index) >= _BOLD:
+    if raw.FPDFText_GetFontWeight(handle, index) >= _BOLD:
         return True
     name = ctypes.create_string_buffer(128)
-    raw.FPDFText_GetFontInfo(text_page, index, name, len(name), None)
+    raw.FPDFText_GetFontInfo(handle, index, name, len(name), None)
     return _BOLD_NAME.search(name.value) is not None
 
 
