@@ -30,12 +30,14 @@ from data.overlap import LONGEST_RUN, SHORTEST_RUN, Overlap, in_order, letter_ma
 from data.words import fold, split_words
 
 GRAM = 4
-"""Words of a run. Runs of five would lose more of the edited questions, runs of three stand in every text."""
+"""Words of a run. On 3,368 real abstracts and the public test questions, runs of three stand in an abstract 16 times
+instead of 2.5 and find no more; runs of five find 90.1 % instead of 92.2 % of questions with a tenth of their words
+changed."""
 WORDS_A_GRAM = 20
 """One 4-gram is asked of any question, one more for every so many words: a long one shares single ones with anything,
 and with a tenth of its words changed still has two in three."""
 SHORTEST_QUESTION = 5
-"""Words. Matching questions of three words would drop 0.26 % of clean abstracts."""
+"""Words. Public test questions of three words alone stand in 0.33 % of 3,368 clean abstracts ("acute otitis media")."""
 WHOLE_BELOW = 8
 """Words. Of a shorter question every word must stand there, in one piece."""
 TENTHS = 8
@@ -90,7 +92,7 @@ def read_questions(benchmarks: Iterable[tuple[str, Path]]) -> "Questions":
 
 
 class Questions:
-    """The questions to keep out, as flat arrays: a few MB, sent to a process in no time.
+    """The questions to keep out, as flat arrays: 15 MB for 8,000 of them when sent to a process, 45 MB in it.
 
     Questions with the same words are one. `names[q]` lists the (benchmark, id) of those that are question q, and
     `shared_by` maps an id to the names of all benchmarks that have the question, where these are several; `pmids` maps
@@ -118,15 +120,8 @@ class Questions:
             benchmarks = tuple(dict.fromkeys(benchmark for benchmark, _ in names))
             if len(benchmarks) > 1:
                 self.shared_by |= {identifier: benchmarks for _, identifier in names}
-        content = (
-            GRAM,
-            WORDS_A_GRAM,
-            SHORTEST_QUESTION,
-            WHOLE_BELOW,
-            TENTHS,
-            list(texts.items()),
-            list(self.pmids.items()),
-        )
+        thresholds = (GRAM, WORDS_A_GRAM, SHORTEST_QUESTION, WHOLE_BELOW, TENTHS)
+        content = (thresholds, list(texts.items()), list(self.pmids.items()))
         self.digest = hashlib.sha256(repr(content).encode()).hexdigest()
         self._index(list(texts))
 
@@ -163,9 +158,8 @@ class Questions:
         frequency = np.bincount(self.distinct, minlength=len(self.vocabulary) + 1)
         question = np.repeat(np.arange(len(self.lengths)), np.diff(self.distinct_first))
         words = self.distinct[np.lexsort((self.distinct, frequency[self.distinct], question))].tolist()
-        spans = list(
-            zip(self.distinct_first.tolist(), self.distinct_first[1:].tolist(), self.slack.tolist(), strict=False)
-        )
+        bounds = self.distinct_first.tolist()
+        spans = list(zip(bounds[:-1], bounds[1:], self.slack.tolist(), strict=True))
         self.distinct_sets = [frozenset(words[first:last]) for first, last, _ in spans]
         self.rarest = [frozenset(words[first : min(last, first + slack + 1)]) for first, last, slack in spans]
         self.fewest = [last - first - slack for first, last, slack in spans]
@@ -267,7 +261,7 @@ class Questions:
         last = np.maximum(len(text.words) - lengths, 0)
         starts: dict[int, set[int]] = {}
         for question, begin, end in zip(questions[good], low[good], np.minimum(at, last)[good] + 1, strict=True):
-            starts.setdefault(int(question), set()).update(range(min(begin, end - 1), end))
+            starts.setdefault(int(question), set()).update(range(begin, end))
         for question, found in starts.items():
             yield question, sorted(found)
 
