@@ -37,7 +37,7 @@ WORDS_A_GRAM = 20
 """One 4-gram is asked of any question, one more for every so many words: a long one shares single ones with anything,
 and with a tenth of its words changed still has two in three."""
 SHORTEST_QUESTION = 5
-"""Words. Public test questions of three words alone stand in 0.33 % of 3,368 clean abstracts ("acute otitis media")."""
+"""Words. Public test questions of three words alone stand in 0.33 % of 3,368 clean abstracts ("Crohn's disease")."""
 WHOLE_BELOW = 8
 """Words. Of a shorter question every word must stand there, in one piece."""
 TENTHS = 8
