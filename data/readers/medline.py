@@ -48,11 +48,7 @@ def read(file: InputFile) -> Iterator[Document | Drop | Deletion]:
 
 
 def _children(element: etree._Element | None) -> Children:
-    found: Children = {}
-    if element is not None:
-        for child in element:
-            found.setdefault(child.tag, child)
-    return found
+    return {child.tag: child for child in element.iterchildren(reversed=True)} if element is not None else {}
 
 
 def _each(parents: Children, parent: str, *tags: str) -> Iterator[etree._Element]:
@@ -161,14 +157,16 @@ def _three_words(text: str) -> set[tuple[str, str, str]]:
 
 def _identifiers(data: Children, article: Children) -> tuple[str | None, str | None]:
     """PMCID and DOI of the citation itself (the lists inside its references are others')."""
-    found: dict[str | None, str] = {}
+    found = {"pmc": "", "doi": ""}
     for identifier in _each(data, "ArticleIdList", "ArticleId"):
-        found.setdefault(identifier.get("IdType"), _text(identifier))
-    if not found.get("doi") and "ELocationID" in article:
-        for location in article["ELocationID"].getparent().iterchildren("ELocationID"):
-            if location.get("EIdType") == "doi":
-                found["doi"] = found.get("doi") or _text(location)
-    return found.get("pmc") or None, found.get("doi") or None
+        kind = identifier.get("IdType")
+        if kind in found:
+            found[kind] = found[kind] or _text(identifier)
+    if not found["doi"] and "ELocationID" in article:
+        locations = article["ELocationID"].getparent().iterchildren("ELocationID")
+        dois = (_text(location) for location in locations if location.get("EIdType") == "doi")
+        found["doi"] = next(filter(None, dois), "")
+    return found["pmc"] or None, found["doi"] or None
 
 
 def _types(citation: Children, article: Children) -> list[str]:
