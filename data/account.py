@@ -13,7 +13,7 @@ from data.licences import license_class
 from data.report_rules import RuleLine, rule_lines
 from data.scratch import load_array
 from data.shared import Shared
-from data.summary import DETAILS_KEPT, SAMPLES, Sample, Summary
+from data.summary import DETAILS_KEPT, SAMPLES, Part, Sample, Summary
 from data.units import Plan, Source
 from data.write_pass import LENGTH_EDGES, Written, unit_drops
 
@@ -76,10 +76,11 @@ class Account:
         sources: Sequence[Source],
         plans: Sequence[Plan],
         summaries: Sequence[Summary],
+        parts: Sequence[Part],
         written: Sequence[Written],
         shared: Shared,
     ):
-        """`summaries` and `written` of all units in input order."""
+        """`summaries` of all units, `written` of all their `parts`, in input order."""
         self.shared = shared
         self.plans = plans
         self.summaries = summaries
@@ -88,14 +89,16 @@ class Account:
         names = [unit.source_name for unit in units]
         for source, planned in zip(sources, plans, strict=True):
             self._add_plan(source.name, planned)
-        for name, summary, output in zip(names, summaries, written, strict=True):
+        for name, summary in zip(names, summaries, strict=True):
             self._add_summary(name, summary)
-            self._add_output(name, output, summary, names)
+        part_names = [names[part.unit] for part in parts]
+        for part, output in zip(parts, written, strict=True):
+            self._add_output(names[part.unit], output, summaries[part.unit], part_names)
         for name, source in self.sources.items():
             assert source.records == source.dropped.total() + source.documents.total(), f"{name}: records got lost"
         drops = load_array(shared.duplicates / "dropped.npy")
-        self._choose_samples(names, drops)
-        self.contamination = Contamination(names, summaries, drops, shared)
+        self._choose_samples(names, parts, drops)
+        self.contamination = Contamination(names, summaries, parts, drops, shared)
         self.compared = self.clusters = 0
 
     def add_search(self, compared: int, clusters: int) -> None:
@@ -133,11 +136,15 @@ class Account:
         for place, count in written.licenses.items():
             source.licenses[summary.licenses[place]] += count
 
-    def _choose_samples(self, names: Sequence[str], drops: np.ndarray) -> None:
+    def _choose_samples(self, names: Sequence[str], parts: Sequence[Part], drops: np.ndarray) -> None:
         """Of each source the documents of the smallest hash, without those that turned out duplicates."""
-        for number, (name, summary) in enumerate(zip(names, self.summaries, strict=True)):
-            dropped = set(unit_drops(drops, number)["worse_position"].tolist()) if summary.samples else ()
-            kept = [sample for sample in summary.samples if sample.position not in dropped]
+        number = {part.key: number for number, part in enumerate(parts)}
+        for name, summary in zip(names, self.summaries, strict=True):
+            kept = [
+                sample
+                for sample in summary.samples
+                if sample.position not in unit_drops(drops, number[summary.part_key(sample.part)])["worse_position"]
+            ]
             source = self.sources[name]
             source.samples = heapq.nsmallest(SAMPLES, [*source.samples, *kept], key=lambda sample: sample.hash)
 

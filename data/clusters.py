@@ -16,7 +16,8 @@ CLUSTERS_FILE = "duplicates.jsonl.zst"
 
 
 def write_clusters(out: Path, shared: Shared, units: Sequence[tuple[str, str]]) -> int:
-    """Writes the clusters in the order of the documents kept; returns how many. `units`: (source name, key) by number.
+    """Writes the clusters in the order of the documents kept; returns how many. `units`: (source name, key) of each
+    part by number.
 
     A line: `{"kept": {"source", "id"}, "dropped": [{"source", "id", "rule", "similarity", "better"}]}`. `better` is the
     document whose comparison decided; it can have been dropped for a better one itself, and so on up to the one kept.

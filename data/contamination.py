@@ -11,7 +11,7 @@ from data.deduplicate import RULES as DUPLICATE_RULES
 from data.overlap import Overlap
 from data.scratch import ScratchReader
 from data.shared import Shared
-from data.summary import Summary
+from data.summary import Part, Summary
 
 IDENTITY_RULE = "benchmark-identity"
 """A document without the PMID but with the PMCID or DOI of an article that a benchmark was made of."""
@@ -28,9 +28,16 @@ class Contamination:
     overlap with what passed the filters (`Questions.left`).
     """
 
-    def __init__(self, names: Sequence[str], summaries: Sequence[Summary], drops: np.ndarray, shared: Shared):
-        """`names` of the units' sources; `drops` are the DROP rows of the run."""
-        self.rows = list(_rows(names, summaries, drops, shared))
+    def __init__(
+        self,
+        names: Sequence[str],
+        summaries: Sequence[Summary],
+        parts: Sequence[Part],
+        drops: np.ndarray,
+        shared: Shared,
+    ):
+        """`names` of the units' sources; `drops` are the DROP rows of the run, by part."""
+        self.rows = list(_rows(names, summaries, parts, drops, shared))
         overlap = shared.questions.new_overlap()
         for summary in summaries:
             overlap.merge(Overlap.from_json(summary.overlap))
@@ -51,20 +58,21 @@ class Contamination:
 
 
 def _rows(
-    names: Sequence[str], summaries: Sequence[Summary], drops: np.ndarray, shared: Shared
+    names: Sequence[str], summaries: Sequence[Summary], parts: Sequence[Part], drops: np.ndarray, shared: Shared
 ) -> Iterator[dict[str, str | float | None]]:
     identities = np.asarray(drops[drops["rule"] == DUPLICATE_RULES.index(IDENTITY_RULE)])
-    reader = functools.lru_cache(64)(lambda unit: ScratchReader(shared.units, summaries[unit].key))
-    for number, (name, summary) in enumerate(zip(names, summaries, strict=True)):
+    reader = functools.lru_cache(64)(lambda number: ScratchReader(shared.units, parts[number].key))
+    for unit, (name, summary) in enumerate(zip(names, summaries, strict=True)):
         for identity, rule, benchmark, question, share in summary.contaminated:
             yield _row(name, identity, rule, benchmark, question, round(share, 4))
-        for drop in identities[identities["worse_unit"] == number]:
-            articles = [match[2:4] for match in summaries[int(drop["better_unit"])].contaminated
-                        if match[1] == "benchmark-pmid"]  # fmt: skip
-            benchmark, question = (_only(values) for values in zip(*articles, strict=True))
-            yield _row(
-                name, reader(number).identity(int(drop["worse_position"])), IDENTITY_RULE, benchmark, question, 1.0
-            )
+        for drop in identities:
+            number = int(drop["worse_unit"])
+            if parts[number].unit == unit:
+                origin = summaries[parts[int(drop["better_unit"])].unit]
+                articles = [match[2:4] for match in origin.contaminated if match[1] == "benchmark-pmid"]
+                benchmark, question = (_only(values) for values in zip(*articles, strict=True))
+                identity = reader(number).identity(int(drop["worse_position"]))
+                yield _row(name, identity, IDENTITY_RULE, benchmark, question, 1.0)
 
 
 def _row(source: str, identity: str, rule: str, benchmark: str | None, question: str | None, share: float) -> dict:

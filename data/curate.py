@@ -21,7 +21,7 @@ from data.readers.interface import ReadSettings
 from data.redact import Redactor, parse_kinds
 from data.report import Report
 from data.settings import parse_assignment
-from data.shared import Shared
+from data.shared import Shared, code_version
 from data.steps import Steps, streams
 from data.summary import Summary
 from data.tokenizer import load_tokenizer
@@ -100,9 +100,9 @@ def run(settings: Settings) -> int:
             compared = steps.find_duplicates()
             outputs, written = steps.write_survivors()
         clusters = write_clusters(out, shared, [(output.source_name, output.key) for output in outputs])
-        report = Report(sources, plans, summaries, written, shared)
+        report = Report(sources, plans, summaries, steps.parts, written, shared)
         report.add_search(compared, clusters)
-        _remove_stale(shared, outputs, written)
+        _remove_stale(shared, summaries, outputs, written)
         log(out, f"finished: {report.total_documents()} documents")
         damage = _damage(sources, units, summaries)
         _print_drops_to_mend(units, summaries)
@@ -148,6 +148,7 @@ def _shared(settings: Settings, sources: Sequence[Source], benchmarks: Sequence[
     tokenizer = load_tokenizer(settings.tokenizer) if settings.tokenizer else None
     return Shared(
         out=Path(settings.out).expanduser(),
+        code=code_version(),
         seed=settings.seed,
         validation={
             kind: settings.guidelines_validation if kind == "guidelines" else settings.validation for kind in FORMATS
@@ -208,7 +209,9 @@ def _say_missing(sources: Sequence[Source], plans: Sequence[Plan]) -> None:
                   file=sys.stderr)  # fmt: skip
 
 
-def _remove_stale(shared: Shared, outputs: Sequence[Output], written: Sequence[Written]) -> None:
+def _remove_stale(
+    shared: Shared, summaries: Sequence[Summary], outputs: Sequence[Output], written: Sequence[Written]
+) -> None:
     """Removes what an earlier run of this folder left for input that has changed since."""
     current = {
         shared.out / output.source_name / f"{split}-{output.place:05d}.jsonl.zst"
@@ -219,9 +222,9 @@ def _remove_stale(shared: Shared, outputs: Sequence[Output], written: Sequence[W
         for path in (shared.out / name).glob("*.jsonl.zst*"):
             if path not in current:
                 path.unlink()
-    keys = {output.key for output in outputs}
+    keys = {summary.key for summary in summaries}
     for path in shared.units.iterdir():
-        if path.name.partition(".")[0] not in keys:
+        if path.name.partition(".")[0].partition("-")[0] not in keys:
             path.unlink()
 
 

@@ -23,7 +23,7 @@ MEMORY_FACTOR = 6
 
 @dataclass(frozen=True)
 class Units:
-    """All units, by number: the names of their results, their sources' places and whether they hold full texts."""
+    """The parts of all units, by number: their names, their sources' places and whether they hold full texts."""
 
     keys: tuple[str, ...]
     sources: tuple[int, ...]
@@ -41,8 +41,9 @@ class Partition:
 
 def save_units(path: Path, units: Units) -> None:
     """Write what the tasks of this pass read once a process, instead of carrying it in each."""
+    longest = max(map(len, units.keys), default=1)
     values = np.array(list(zip(units.keys, units.sources, units.full_text, strict=True)),
-                      dtype=[("key", "S64"), ("source", "<u4"), ("full_text", "?")])  # fmt: skip
+                      dtype=[("key", f"S{longest}"), ("source", "<u4"), ("full_text", "?")])  # fmt: skip
     save_array(path, values)
 
 

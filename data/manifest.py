@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data.files import walk
 from data.settings import parse_assignment
-from data.shared import Shared, code_version, library_versions
+from data.shared import Shared, library_versions
 from data.summary import Summary
 from data.units import Plan, Unit
 
@@ -48,7 +48,7 @@ def manifest(
         "tokenizer": shared.tokenizer_sha256,
         "versions": {
             "python": platform.python_version(),
-            "code": code_version(),
+            "code": shared.code,
             **library_versions(),
             "matplotlib": version("matplotlib"),
         },

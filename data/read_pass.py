@@ -1,7 +1,8 @@
 """Pass A, per unit: read, clean, drop by rule, keep benchmarks out; writes the unit's scratch files (`data.scratch`).
 
 KEY, their name, is a hash of the unit's bytes, the settings and this code, so finished units are found again after a
-stop and after new input.
+stop and after new input. A unit of many documents leaves several parts, KEY-00000, KEY-00001, ...: memory does not grow
+with the unit.
 """
 
 import functools
@@ -16,6 +17,7 @@ from data.clean import clean_text
 from data.deduplicate import Action, Identities, drop_false_identifiers, normalised, normalised_doi
 from data.documents import Document
 from data.files import DamagedFile, is_documentation, open_input, open_range
+from data.language import detect
 from data.medline_files import check_md5
 from data.minhash import Bands
 from data.readers import find_format
@@ -27,8 +29,15 @@ from data.tokenizer import Tokenizer, load_tokenizer
 from data.units import Unit, UnitFile, file_hashes, is_archive
 from data.words import fold, split_words
 
+PART_DOCUMENTS = 1 << 15
+"""Documents of a part: a file of MEDLINE's has 30,000 citations at most. What is held of them until a part is written
+takes about 100 MB."""
 TOKENS_COUNTED = 64
 """One document in so many is tokenised, and the first so many of a unit: tokens are then known to about 1 %."""
+
+
+_VERDICTS = {"retracted": Action.RETRACTED, "benchmark-pmid": Action.BENCHMARK}
+"""Rules that say something of the article wherever else it stands."""
 
 
 class _Restart(Exception):
@@ -52,17 +61,34 @@ def read_and_clean(unit: Unit, shared: Shared) -> tuple[Summary, bool]:
         return Summary.load(shared.units / f"{key}.json"), True
     damaged: dict[str, str] = {}
     while True:
+        for leftover in shared.units.glob(f"{key}-*"):
+            leftover.unlink()
         work = _UnitWork(unit, shared, Summary(key=key, files=hashes, damaged=damaged))
         try:
             work.run()
         except _Restart:
-            work.scratch.abandon()
             continue
-        except BaseException:
-            work.scratch.abandon()
-            raise
-        work.close()
+        finally:
+            work.part.scratch.abandon()
         return work.summary, False
+
+
+class _Part:
+    """The scratch files of the next documents of a unit."""
+
+    def __init__(self, key: str, shared: Shared):
+        self.key = key
+        self.folder = shared.units
+        self.documents = 0
+        self.identities = Identities(shared.seed)
+        self.bands = Bands(shared.seed)
+        self.scratch = ScratchWriter(self.folder / f"{key}.jsonl.zst")
+
+    def close(self) -> None:
+        """Finish the files."""
+        save_array(self.folder / f"{self.key}.identities.npy", self.identities.array())
+        save_array(self.folder / f"{self.key}.bands.npy", self.bands.array())
+        self.scratch.close()
 
 
 class _UnitWork:
@@ -74,26 +100,36 @@ class _UnitWork:
         self.summary = summary
         self.form = find_format(unit.kind)
         self.settings = shared.reading[unit.source_name]
-        self.identities = Identities(shared.seed)
-        self.bands = Bands(shared.seed)
         self.overlap = shared.questions.new_overlap()
-        self.scratch = ScratchWriter(shared.units / f"{summary.key}.jsonl.zst")
+        self.part = _Part(summary.part_key(0), shared)
         self.tokenizer = _tokenizer(shared.tokenizer, shared.tokenizer_sha256) if shared.tokenizer else None
 
     def run(self) -> None:
-        """Every item that the readers find."""
+        """Every item that the readers find; the summary is written last: its presence says that all parts are whole."""
         for item in _items(self.unit, self.settings, self.summary):
-            position = self.summary.documents
             if isinstance(item, Deletion):
-                self.identities.judge_pmid(item.pmid, Action.DELETED, position)
+                self._judge_pmid(item.pmid, Action.DELETED)
                 continue
             self.summary.records += 1
             if isinstance(item, Drop):
                 self.summary.drop(item.rule, item.detail)
                 if item.pmid and self.form.revises:
-                    self.identities.judge_pmid(item.pmid, Action.REVISED, position)
+                    self._judge_pmid(item.pmid, Action.REVISED)
             else:
                 self._document(item)
+            if self.part.documents == PART_DOCUMENTS:
+                self._end_part()
+        self._end_part()
+        self.summary.overlap = self.overlap.to_json()
+        self.summary.save(self.shared.units / f"{self.summary.key}.json")
+
+    def _end_part(self) -> None:
+        self.part.close()
+        self.summary.parts += 1
+        self.part = _Part(self.summary.part_key(self.summary.parts), self.shared)
+
+    def _judge_pmid(self, pmid: str, action: Action) -> None:
+        self.part.identities.judge_pmid(pmid, action, self.part.documents)
 
     def _document(self, document: Document) -> None:
         summary, shared = self.summary, self.shared
@@ -118,46 +154,36 @@ class _UnitWork:
 
     def _judge(self, document: Document, rule: str) -> None:
         """What a dropped document says of others with its identifiers."""
-        position = self.summary.documents
-        if rule == "retracted":
-            self.identities.judge(document, Action.RETRACTED, position)
-        elif rule == "benchmark-pmid":
-            self.identities.judge(document, Action.BENCHMARK, position)
+        if rule in _VERDICTS:
+            self.part.identities.judge(document, _VERDICTS[rule], self.part.documents)
         if document.pmid and self.form.revises:
-            self.identities.judge_pmid(document.pmid, Action.REVISED, position)
+            self._judge_pmid(document.pmid, Action.REVISED)
 
     def _keep(self, document: Document, words: list[str], normalised_text: str, before: str) -> None:
-        summary, shared = self.summary, self.shared
-        position = summary.documents
+        summary, shared, part = self.summary, self.shared, self.part
+        position = part.documents
         share = shared.validation[self.unit.kind]
         document.split = split_of(document, share, shared.seed)
-        self.identities.add(document, normalised_text, position)
+        part.identities.add(document, normalised_text, position)
         if shared.near_duplicates:
-            self.bands.add(words, position)
+            part.bands.add(words, position)
         year = (document.date or "")[:4]
-        self.scratch.add(
+        part.scratch.add(
             document,
             words=len(words),
             year=int(year) if year.isdecimal() else 0,
-            language=place(summary.languages, document.language or "unknown"),
+            language=place(summary.languages, detect(document.text, words) or "unknown"),
             license=place(summary.licenses, document.license or "unknown"),
             split=SPLITS.index(document.split),
         )
+        number = summary.documents
+        part.documents += 1
         summary.documents += 1
         if shared.samples:
-            summary.sample(document, position, before, shared.seed)
-        if self.tokenizer is not None and (position < TOKENS_COUNTED or position % TOKENS_COUNTED == 0):
+            summary.sample(document, summary.parts, position, before, shared.seed)
+        if self.tokenizer is not None and (number < TOKENS_COUNTED or number % TOKENS_COUNTED == 0):
             summary.token_sample[0] += len(document.text)
             summary.token_sample[1] += len(self.tokenizer.encode(document.text)) + 2  # BOS and EOS
-
-    def close(self) -> None:
-        """Write all results, the summary last: its presence says that the others are whole."""
-        folder, key = self.shared.units, self.summary.key
-        save_array(folder / f"{key}.identities.npy", self.identities.array())
-        save_array(folder / f"{key}.bands.npy", self.bands.array())
-        self.scratch.close()
-        self.summary.overlap = self.overlap.to_json()
-        self.summary.save(folder / f"{key}.json")
 
 
 @functools.cache

@@ -41,7 +41,7 @@ def draw(account: Account, path: Path) -> None:
         classes = {name: source.license_classes() for name, source in sources.items()}
         _draw_shares(axes[2, 0], "licences", classes, dict(zip(CLASSES, LICENSE_COLOURS, strict=True)))
         languages = {name: source.languages for name, source in sources.items()}
-        _draw_shares(axes[2, 1], "languages, as the records say", *_most_frequent(languages))
+        _draw_shares(axes[2, 1], "languages of the texts", *_most_frequent(languages))
         for axis in axes.flat:
             axis.spines[["top", "right"]].set_visible(False)
         handles = [Patch(color=f"C{number}") for number in range(len(sources))]

@@ -167,7 +167,7 @@ def _shares(account: Account) -> list[str]:
     return [
         *of_all("characters", lambda source: {octave(n): count for n, count in source.lengths.items()}, _first_number),
         *of_all("year", lambda source: _decades(source.years), str),
-        *of_all("language, as the record says", lambda source: source.languages),
+        *of_all("language of the text", lambda source: source.languages),
         *of_all("licence class", lambda source: source.license_classes(), CLASSES.index),
     ]
 

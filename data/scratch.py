@@ -92,7 +92,7 @@ class ScratchWriter:
         self.temporary.replace(self.path)
 
     def abandon(self) -> None:
-        """Leave no file."""
+        """Leave no unfinished file."""
         self.stream.close()
         self.temporary.unlink(missing_ok=True)
 

@@ -21,10 +21,11 @@ LIBRARIES = ("ftfy", "lxml", "numpy", "orjson", "py3langid", "pypdfium2", "rensa
 
 @dataclass(frozen=True)
 class Shared:
-    """`validation` is the share per source kind, `reading` what readers are told per source name, `out` the output
-    folder, `tokenizer` what tokens are counted with (None: not counted)."""
+    """`code` is `code_version()` at the start, `validation` the share per source kind, `reading` what readers are told
+    per source name, `out` the output folder, `tokenizer` what tokens are counted with (None: not counted)."""
 
     out: Path
+    code: str
     seed: int
     validation: Mapping[str, float]
     reading: Mapping[str, ReadSettings]
@@ -51,7 +52,7 @@ class Shared:
         """Everything besides the input that a unit's result depends on."""
         values = (
             self.seed, sorted(self.validation.items()), self.filters.digest, self.redactor.kinds, self.questions.digest,
-            self.near_duplicates > 0, self.samples, self.tokenizer_sha256, code_version(),
+            self.near_duplicates > 0, self.samples, self.tokenizer_sha256, self.code,
         )  # fmt: skip
         return hashlib.sha256(repr(values).encode()).hexdigest()
 
@@ -61,11 +62,15 @@ def library_versions() -> dict[str, str]:
     return {**{name: version(name) for name in LIBRARIES}, "libxml2": ".".join(map(str, etree.LIBXML_VERSION))}
 
 
-@functools.cache
 def code_version() -> str:
     """A hash of the curation code itself and of the libraries whose version shapes its output."""
     folder = Path(__file__).parent
-    other = ("tokenize", "inspect", "sampler", "mixture", "shards", "megatron", "report", "__main__", "settings")
+    other = frozenset((
+        "__main__", "account", "claim", "clusters", "contamination", "curate", "disk", "disk_full", "fast_tokenizer",
+        "inspect", "lock", "manifest", "megatron", "mixture", "mpi", "progress", "report", "report_picture",
+        "report_rules", "report_text", "sampler", "settings", "shards", "steps", "tokenize", "tokenize_passes",
+        "workers", "write_pass",
+    ))  # fmt: skip
     paths = [path for path in folder.glob("*.py") if path.stem not in other] + list((folder / "readers").glob("*.py"))
     digest = hashlib.sha256(repr(sorted(library_versions().items())).encode())
     for path in sorted(paths):

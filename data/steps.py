@@ -9,7 +9,7 @@ from data.duplicate_pass import Partition, Units, Verification
 from data.progress import Progress
 from data.readers import find_format
 from data.shared import Shared
-from data.summary import Summary
+from data.summary import Part, Summary
 from data.units import Source, Unit
 from data.workers import Workers
 from data.write_pass import Output, Written
@@ -34,6 +34,7 @@ class Steps:
         self.workers = workers
         self.memory = memory
         self.summaries: list[Summary] = []
+        self.parts: list[Part] = []
 
     def read_and_clean(self) -> list[Summary]:
         """Pass A over all units; the summaries in their order."""
@@ -46,6 +47,11 @@ class Steps:
                 progress.add(summary.records, self.units[number].size, resumed=again)
         log(self.shared.out, f"read {len(self.units)} units, {reused} of them finished before")
         self.summaries = [found[number] for number in range(len(self.units))]
+        self.parts = [
+            Part(number, summary.part_key(place))
+            for number, summary in enumerate(self.summaries)
+            for place in range(summary.parts)
+        ]
         return self.summaries
 
     def find_duplicates(self) -> int:
@@ -57,9 +63,9 @@ class Steps:
         duplicate_pass.save_units(
             path,
             Units(
-                tuple(summary.key for summary in self.summaries),
-                tuple(self.streams[unit.source] for unit in self.units),
-                tuple(find_format(unit.kind).full_text for unit in self.units),
+                tuple(part.key for part in self.parts),
+                tuple(self.streams[self.units[part.unit].source] for part in self.parts),
+                tuple(find_format(self.units[part.unit].kind).full_text for part in self.parts),
             ),
         )
         count = self._partitions(duplicate_pass.find_identical, "identities")
@@ -68,7 +74,7 @@ class Steps:
         compared = 0
         if shared.near_duplicates:
             count = self._partitions(duplicate_pass.find_candidates, "bands")
-            tasks = [Verification(number, path, count) for number in range(len(self.units))]
+            tasks = [Verification(number, path, count) for number in range(len(self.parts))]
             for _, pairs in self.workers.run(duplicate_pass.verify_candidates, tasks):
                 compared += pairs
         duplicate_pass.gather(shared, "near", len(tasks), "dropped.npy", "identical.npy")
@@ -76,7 +82,7 @@ class Steps:
 
     def _partitions(self, function: Callable[[Partition, Shared], None], table: str) -> int:
         """Runs `function` over as many partitions of `table` as the memory asks for; returns how many."""
-        keys = [summary.key for summary in self.summaries]
+        keys = [part.key for part in self.parts]
         count = duplicate_pass.partition_count(duplicate_pass.table_bytes(self.shared, keys, table), self.memory)
         tasks = [Partition(number, count, self.shared.duplicates / "units.npy") for number in range(count)]
         for _ in self.workers.run(function, tasks):
@@ -84,15 +90,17 @@ class Steps:
         return count
 
     def write_survivors(self) -> tuple[list[Output], list[Written]]:
-        """Pass C over all units."""
+        """Pass C over all parts; what each wrote, in their order."""
         place: Counter[str] = Counter()
         tasks = []
-        for number, (unit, summary) in enumerate(zip(self.units, self.summaries, strict=True)):
-            tasks.append(Output(number, place[unit.source_name], summary.key, unit.source_name))
-            place[unit.source_name] += 1
+        for number, part in enumerate(self.parts):
+            name = self.units[part.unit].source_name
+            tasks.append(Output(number, place[name], part.key, name))
+            place[name] += 1
         found: dict[int, Written] = {}
-        with Progress("write documents", sum(unit.size for unit in self.units)) as progress:
+        sizes = [(self.shared.units / f"{part.key}.jsonl.zst").stat().st_size for part in self.parts]
+        with Progress("write documents", sum(sizes)) as progress:
             for number, written in self.workers.run(write_pass.write_survivors, tasks):
                 found[number] = written
-                progress.add(written.documents.total(), self.units[number].size)
+                progress.add(written.documents.total(), sizes[number])
         return tasks, [found[number] for number in range(len(tasks))]

@@ -14,8 +14,18 @@ DETAILS_KEPT = 20
 """Places of dropped records that a unit's summary names; the counts are always whole."""
 SAMPLES = 5
 """Texts shown of each source."""
+CANDIDATES = 4 * SAMPLES
+"""Kept of each unit: some of them may turn out duplicates."""
 SAMPLE_CHARACTERS = 1500
 """Of a shown text, before and after."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Documents that the later passes take as one: a part, named `key`, of what pass A left of unit number `unit`."""
+
+    unit: int
+    key: str
 
 
 @dataclass(order=True)
@@ -23,6 +33,7 @@ class Sample:
     """A document shown in the report: those of the smallest hash of their id."""
 
     hash: int
+    part: int
     position: int
     id: str
     before: str
@@ -33,7 +44,8 @@ class Sample:
 class Summary:
     """`records` counts everything read: documents and drops; `damaged` maps names to reasons, `files` names to sha256.
 
-    `characters` are those of all documents read, `dropped_characters` those of the documents each rule dropped.
+    `parts` counts the files that the documents kept went to (`data.read_pass`). `characters` are those of all documents
+    read, `dropped_characters` those of the documents each rule dropped, `languages` as detected in the text.
     `contaminated` holds a [id, rule, benchmark, question id, share] for each document dropped for a benchmark.
     """
 
@@ -42,6 +54,7 @@ class Summary:
     records: int = 0
     characters: int = 0
     documents: int = 0
+    parts: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     dropped_characters: Counter[str] = field(default_factory=Counter)
     details: list[str] = field(default_factory=list)
@@ -63,13 +76,18 @@ class Summary:
         if detail and len(self.details) < DETAILS_KEPT:
             self.details.append(f"{rule}: {detail}")
 
-    def sample(self, document: Document, position: int, before: str, seed: int) -> None:
+    def part_key(self, part: int) -> str:
+        """The name of one part of the unit's result."""
+        return f"{self.key}-{part:05d}"
+
+    def sample(self, document: Document, part: int, position: int, before: str, seed: int) -> None:
         """Keep the document among those that are shown if its id's hash is among the smallest."""
         value = xxhash.xxh3_64_intdigest(f"sample:{document.id}".encode(), seed=seed)
-        if len(self.samples) == SAMPLES and value >= self.samples[-1].hash:
+        if len(self.samples) == CANDIDATES and value >= self.samples[-1].hash:
             return
         before, after = before[:SAMPLE_CHARACTERS], document.text[:SAMPLE_CHARACTERS]
-        self.samples = heapq.nsmallest(SAMPLES, [*self.samples, Sample(value, position, document.id, before, after)])
+        shown = Sample(value, part, position, document.id, before, after)
+        self.samples = heapq.nsmallest(CANDIDATES, [*self.samples, shown])
 
     def save(self, path: Path) -> None:
         """Write as JSON, temporary name first."""

@@ -1,4 +1,4 @@
-"""Pass C, per unit: the survivors in input order -> `<source>/{train,validation}-NNNNN.jsonl.zst`."""
+"""Pass C, per part of a unit: the survivors in input order -> `<source>/{train,validation}-NNNNN.jsonl.zst`."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ LENGTH_EDGES = 2 ** np.arange(0, 31)
 
 @dataclass(frozen=True)
 class Output:
-    """Unit number `unit` of all, number `place` of its source."""
+    """Part number `unit` of all, number `place` of its source."""
 
     unit: int
     place: int
@@ -28,9 +28,9 @@ class Output:
 
 @dataclass
 class Written:
-    """What was written of one unit: counts by split, by rule, and of what the report shows of the survivors.
+    """What was written of one part: counts by split, by rule, and of what the report shows of the survivors.
 
-    `better` counts, by the number of its unit, where the better copies are; `languages` and `licenses` by the place in
+    `better` counts, by the number of its part, where the better copies are; `languages` and `licenses` by the place in
     the summary's lists; `lengths` by octave of characters.
     """
 

@@ -391,3 +391,18 @@ def test_real_sources(assets, tmp_path):
     assert sources["text"]["documents"] == {"train": 1, "validation": 0}
     abstracts = documents(out, "medline")
     assert len({document["id"] for document in abstracts}) == len(abstracts)
+
+
+def test_a_large_unit_is_written_in_parts(tmp_path, monkeypatch):
+    """Its memory does not grow; numbers, samples and duplicates across parts are right."""
+    lines = [{"text": f"{LONG} {number}", "id": number, "pmid": 5 if number in (1, 44) else None} for number in range(50)]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    monkeypatch.setattr(read_pass, "PART_DOCUMENTS", 20)
+    out = tmp_path / "out"
+    curate.run(Settings(source=(f"jsonl={path}",), out=str(out), profile="none", near_duplicates=0, validation=0))
+    assert sorted(path.name for path in (out / "jsonl").iterdir()) == [f"train-0000{part}.jsonl.zst" for part in range(3)]
+    assert [document["id"] for document in documents(out, "jsonl")] == [str(number) for number in range(50) if number != 1]
+    assert report(out)["jsonl"]["dropped"] == {"same-pmid": 1}
+    (cluster,) = read_documents(out / "duplicates.jsonl.zst")
+    assert (cluster["kept"]["id"], cluster["dropped"][0]["id"]) == ("44", "1")

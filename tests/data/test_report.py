@@ -20,6 +20,7 @@ from data.curate import Settings
 from data.deduplicate import RULES as DUPLICATE_RULES
 from data.documents import read_documents
 from data.filters import RULES as FILTER_RULES
+from data.language import detect
 from data.licences import license_class
 from data.report_picture import MOST_SOURCES, draw
 from data.report_rules import DUPLICATES, READING
@@ -142,7 +143,8 @@ def test_every_number_is_that_of_the_documents(out, tiny_tokenizer):
         octaves = Counter(2 ** (len(document["text"]).bit_length() - 1) for document in found)
         assert source["lengths"] == {f"{low}-{2 * low - 1}": octaves[low] for low in sorted(octaves)}
         assert source["years"] == Counter((document["date"] or "unknown")[:7].partition("-")[0] for document in found)
-        assert source["languages"] == Counter(document["language"] or "unknown" for document in found)
+        texts = [document["text"] for document in found]
+        assert source["languages"] == Counter(detect(text, split_words(fold(text))) or "unknown" for text in texts)
         assert source["licenses"] == Counter(document["license"] or "unknown" for document in found)
         assert source["license_classes"] == Counter(license_class(document["license"]) for document in found)
         if found:  # all of so few documents are tried, those that are duplicates too
@@ -360,9 +362,9 @@ def test_an_identity_of_several_articles_names_no_question(raw, tmp_path, monkey
 
     monkeypatch.setattr(account, "Contamination", build)
     curate.run(settings(raw, tmp_path / "out"))
-    names, summaries, drops, shared = made[0]
+    names, summaries, parts, drops, shared = made[0]
     summaries[0].contaminated.append(["other", "benchmark-pmid", "pubmedqa", "pubmedqa:78", 1.0])
-    row = Contamination(names, summaries, drops, shared).rows[-1]
+    row = Contamination(names, summaries, parts, drops, shared).rows[-1]
     assert (row["id"], row["benchmark"], row["question"]) == ("same-doi", "pubmedqa", None)
 
 
