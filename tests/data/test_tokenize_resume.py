@@ -17,6 +17,7 @@ from tests.data.test_tokenize import tree
 
 ROOT = Path(tokenizing.__file__).resolve().parents[1]
 FILES = 24
+MPIEXEC = Path(sys.executable).with_name("mpiexec")
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +83,13 @@ def test_one_two_and_four_workers(large, whole, tiny_tokenizer, tmp_path):
     for workers in (2, 4):
         found = tokenize(large, tiny_tokenizer, tmp_path / str(workers), workers=workers, shard_size=1)
         assert tree(found.path) == whole
+
+
+@pytest.mark.skipif(not MPIEXEC.exists(), reason="no mpiexec beside this python (pip install mpi4py mpich)")
+def test_ranks_of_mpiexec(large, whole, tiny_tokenizer, tmp_path):
+    command = [MPIEXEC, "-n", "2", sys.executable, "-m", "data", "tokenize", large, "--tokenizer", tiny_tokenizer]
+    words = [str(word) for word in [*command, "--out", tmp_path / "shards", "--shard-size", "1"]]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("notes train: 1,440 documents") == 1  # one voice
+    assert tree(tmp_path / "shards") == whole
