@@ -46,8 +46,8 @@ class Action(IntEnum):
 
 
 RECORD = np.dtype([
-    ("high", "<u8"), ("low", "<u8"), ("pmid", "<u8"), ("rule", "u1"), ("action", "u1"), ("version", "<u4"),
-    ("position", "<u4"),
+    ("high", "<u8"), ("low", "<u8"), ("pmid", "<u8"), ("rule", "u1"), ("action", "u1"), ("abstract_only", "u1"),
+    ("version", "<u4"), ("position", "<u4"),
 ])  # fmt: skip
 DROP = np.dtype([
     ("worse_unit", "<u4"), ("worse_position", "<u4"), ("better_unit", "<u4"), ("better_position", "<u4"),
@@ -88,34 +88,36 @@ class Identities:
         self.seed = seed
         self.rows: list[tuple[int, ...]] = []
 
-    def add(self, document: Document, normalised_text: str, position: int) -> None:
+    def add(self, document: Document, normalised_text: str, position: int, *, abstract_only: bool) -> None:
         """The keys of the document that is number `position` of its unit."""
-        version = max(0, document.version or 0)
-        self._row(TEXT, normalised_text, Action.DOCUMENT, version, position)
-        self._identifiers(document, Action.DOCUMENT, version, position)
+        merits = (int(abstract_only), min(max(0, document.version or 0), 2**32 - 1))
+        self._row(TEXT, normalised_text, Action.DOCUMENT, merits, position)
+        self._identifiers(document, Action.DOCUMENT, merits, position)
 
     def judge(self, document: Document, action: Action, position: int) -> None:
         """A verdict on a document that was read but not kept, before document number `position`; all its identifiers
         bear it."""
-        self._identifiers(document, action, 0, position)
+        self._identifiers(document, action, (0, 0), position)
 
     def judge_pmid(self, pmid: str, action: Action, position: int) -> None:
         """The same for a citation of which only the PMID is known."""
-        self._row(PMID, pmid, action, 0, position)
+        self._row(PMID, pmid, action, (0, 0), position)
 
-    def _identifiers(self, document: Document, action: Action, version: int, position: int) -> None:
+    def _identifiers(self, document: Document, action: Action, merits: tuple[int, int], position: int) -> None:
         if document.pmid:
-            self._row(PMID, document.pmid, action, version, position)
+            self._row(PMID, document.pmid, action, merits, position)
         if document.pmcid:
-            self._row(PMCID, document.pmcid, action, version, position)
+            self._row(PMCID, document.pmcid, action, merits, position)
         if document.doi:
-            self._row(DOI, normalised_doi(document.doi), action, version, position, document.pmid)
+            self._row(DOI, normalised_doi(document.doi), action, merits, position, document.pmid)
 
-    def _row(self, rule: int, key: str, action: Action, version: int, position: int, pmid: str | None = None) -> None:
+    def _row(
+        self, rule: int, key: str, action: Action, merits: tuple[int, int], position: int, pmid: str | None = None
+    ) -> None:
         digest = xxhash.xxh3_128_intdigest(f"{rule}:{key}".encode(), seed=self.seed)
         article = xxhash.xxh3_64_intdigest(pmid.encode(), seed=self.seed) if pmid else 0
         high, low = digest >> 64, digest & (2**64 - 1)
-        self.rows.append((high, low, article, rule, int(action), min(version, 2**32 - 1), position))
+        self.rows.append((high, low, article, rule, int(action), *merits, position))
 
     def array(self) -> np.ndarray:
         """All records sorted by key."""
@@ -131,7 +133,7 @@ def key_slice(rows: np.ndarray, field: str, partition: int, partitions: int) -> 
     return np.asarray(rows[first:last])
 
 
-def worse_documents(slices: Sequence[np.ndarray], sources: Sequence[int], full_text: Sequence[bool]) -> np.ndarray:
+def worse_documents(slices: Sequence[np.ndarray], sources: Sequence[int]) -> np.ndarray:
     """The DROP rows of one partition, sorted by the worse document.
 
     `slices[u]` are the records of unit u in this partition; `sources[u]` is the place of its source on the command
@@ -140,10 +142,9 @@ def worse_documents(slices: Sequence[np.ndarray], sources: Sequence[int], full_t
     unit = np.repeat(np.arange(len(slices)), [len(part) for part in slices])
     records = np.concatenate([*slices, np.empty(0, RECORD)])
     source = np.asarray(sources, dtype=np.int64)[unit]
-    abstract_only = ~np.asarray(full_text, dtype=bool)[unit]
     order = np.lexsort((
-        -records["position"].astype(np.int64), -records["version"].astype(np.int64), -unit, source, abstract_only,
-        records["low"], records["high"],
+        -records["position"].astype(np.int64), -records["version"].astype(np.int64), -unit, source,
+        records["abstract_only"], records["low"], records["high"],
     ))  # fmt: skip
     records, unit, source = records[order], unit[order], source[order]
     begins = np.ones(len(records), dtype=bool)

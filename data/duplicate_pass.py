@@ -23,11 +23,10 @@ MEMORY_FACTOR = 6
 
 @dataclass(frozen=True)
 class Units:
-    """The parts of all units, by number: their names, their sources' places and whether they hold full texts."""
+    """The parts of all units, by number: their names and their sources' places."""
 
     keys: tuple[str, ...]
     sources: tuple[int, ...]
-    full_text: tuple[bool, ...]
 
 
 @dataclass(frozen=True)
@@ -42,16 +41,15 @@ class Partition:
 def save_units(path: Path, units: Units) -> None:
     """Write what the tasks of this pass read once a process, instead of carrying it in each."""
     longest = max(map(len, units.keys), default=1)
-    values = np.array(list(zip(units.keys, units.sources, units.full_text, strict=True)),
-                      dtype=[("key", f"S{longest}"), ("source", "<u4"), ("full_text", "?")])  # fmt: skip
-    save_array(path, values)
+    rows = list(zip(units.keys, units.sources, strict=True))
+    save_array(path, np.array(rows, dtype=[("key", f"S{longest}"), ("source", "<u4")]))
 
 
 @functools.lru_cache(1)
 def _load_units(path: Path, stamp: int) -> Units:
     values = np.load(path, allow_pickle=False)
     keys = tuple(key.decode() for key in values["key"])
-    return Units(keys, tuple(values["source"].tolist()), tuple(values["full_text"].tolist()))
+    return Units(keys, tuple(values["source"].tolist()))
 
 
 def _units(path: Path) -> Units:
@@ -75,7 +73,7 @@ def find_identical(partition: Partition, shared: Shared) -> None:
     for key in units.keys:
         records = load_array(shared.units / f"{key}.identities.npy")
         slices.append(key_slice(records, "high", partition.number, partition.count))
-    drops = worse_documents(slices, units.sources, units.full_text)
+    drops = worse_documents(slices, units.sources)
     save_array(shared.duplicates / f"identical-{partition.number:05d}.npy", drops)
 
 
@@ -87,7 +85,7 @@ def find_candidates(partition: Partition, shared: Shared) -> None:
         slices.append(
             key_slice(load_array(shared.units / f"{key}.bands.npy"), "key", partition.number, partition.count)
         )
-    order = Order(_readers(units, shared), units.sources, units.full_text)
+    order = Order(_readers(units, shared), units.sources)
     pairs = candidate_pairs(slices, places(load_array(shared.duplicates / "identical.npy")), order)
     save_array(shared.duplicates / f"candidates-{partition.number:05d}.npy", pairs)
 

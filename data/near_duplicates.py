@@ -29,21 +29,21 @@ PAIR = np.dtype([("worse_unit", "<u4"), ("worse_position", "<u4"), ("better_unit
 class Order:
     """Ranks documents of all units by what their rows say."""
 
-    def __init__(self, readers: Sequence[ScratchReader], sources: Sequence[int], full_text: Sequence[bool]):
+    def __init__(self, readers: Sequence[ScratchReader], sources: Sequence[int]):
         self.readers = readers
         self.sources = np.asarray(sources, dtype=np.int64)
-        self.abstract_only = ~np.asarray(full_text, dtype=bool)
 
     def ranked(self, unit: np.ndarray, position: np.ndarray, groups: np.ndarray) -> np.ndarray:
         """Indices that sort documents (unit, position) by group, the best of a group first."""
-        version, characters = np.empty(len(unit), np.int64), np.empty(len(unit), np.int64)
+        abstract_only, version, characters = np.empty((3, len(unit)), np.int64)
         for number in np.unique(unit):
             of_unit = np.flatnonzero(unit == number)
             rows = self.readers[number].rows[position[of_unit]]
-            version[of_unit], characters[of_unit] = np.maximum(rows["version"], 1), rows["characters"]
+            abstract_only[of_unit], characters[of_unit] = rows["abstract_only"], rows["characters"]
+            version[of_unit] = np.maximum(rows["version"], 1)
         return np.lexsort((
             -position.astype(np.int64), -unit.astype(np.int64), self.sources[unit], -characters, -version,
-            self.abstract_only[unit], groups,
+            abstract_only, groups,
         ))  # fmt: skip
 
 

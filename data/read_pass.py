@@ -9,6 +9,7 @@ import functools
 import hashlib
 import tarfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import xxhash
 
@@ -21,7 +22,7 @@ from data.language import detect
 from data.medline_files import check_md5
 from data.minhash import Bands
 from data.readers import find_format
-from data.readers.interface import Deletion, Drop, Format, InputFile, ReadSettings
+from data.readers.interface import ABSTRACT, Deletion, Drop, Format, InputFile, ReadSettings
 from data.scratch import ScratchWriter, save_array
 from data.shared import SPLITS, Shared
 from data.summary import Summary, place
@@ -164,7 +165,8 @@ class _UnitWork:
         position = part.documents
         share = shared.validation[self.unit.kind]
         document.split = split_of(document, share, shared.seed)
-        part.identities.add(document, normalised_text, position)
+        abstract_only = not self.form.full_text or ABSTRACT in (document.types or ())
+        part.identities.add(document, normalised_text, position, abstract_only=abstract_only)
         if shared.near_duplicates:
             part.bands.add(words, position)
         year = (document.date or "")[:4]
@@ -175,6 +177,7 @@ class _UnitWork:
             language=place(summary.languages, detect(document.text, words) or "unknown"),
             license=place(summary.licenses, document.license or "unknown"),
             split=SPLITS.index(document.split),
+            abstract_only=abstract_only,
         )
         number = summary.documents
         part.documents += 1
@@ -229,9 +232,17 @@ def _file_items(
         stream, offset = open_input(file.path, file.name), 0
     else:
         stream, offset = open_range(file.path, file.name, unit.start, unit.end)
-    with stream:
-        opened = InputFile(stream, file.name, unit.source_name, offset, summary.notes, settings)
-        yield from _read(find_format(unit.kind), opened)
+    form = find_format(unit.kind)
+    opened = InputFile(stream, file.name, unit.source_name, offset, summary.notes, settings)
+    companion = form.companion(file.path) if form.companion else None
+    with ExitStack() as stack:
+        stack.enter_context(stream)
+        if companion:
+            other = stack.enter_context(open_input(companion, companion.name))
+            opened.companion = InputFile(
+                other, companion.name, unit.source_name, notes=summary.notes, settings=settings
+            )
+        yield from _read(form, opened)
 
 
 def _read(form: Format, file: InputFile) -> Iterator[Document | Drop | Deletion]:

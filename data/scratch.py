@@ -25,10 +25,11 @@ LEVEL = 1
 ROW = np.dtype([
     ("frame", "<u8"), ("start", "<u4"), ("bytes", "<u4"), ("id_end", "<u8"), ("characters", "<u4"), ("words", "<u4"),
     ("version", "<u4"), ("year", "<u2"), ("language", "<u2"), ("license", "<u2"), ("split", "u1"),
+    ("abstract_only", "u1"),
 ])  # fmt: skip
 """A document: where its frame begins in the file, where its line begins in the frame and how long it is; where its id
 ends; its sizes; publication year (0: unknown); places of language and license in the summary's lists; 0 train, 1
-validation."""
+validation; whether it is no full text."""
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
@@ -59,7 +60,9 @@ class ScratchWriter:
         self.ids: list[bytes] = []
         self.id_end = 0
 
-    def add(self, document: Document, words: int, year: int, language: int, license: int, split: int) -> None:
+    def add(
+        self, document: Document, words: int, year: int, language: int, license: int, split: int, *, abstract_only: bool
+    ) -> None:
         """One document. `language` and `license` are places in the summary's lists."""
         line = orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
         identity = document.id.encode()
@@ -67,7 +70,7 @@ class ScratchWriter:
         self.ids.append(identity)
         self.rows.append((
             self.frame, self.start, len(line), self.id_end, len(document.text), words, document.version or 0, year,
-            language, license, split,
+            language, license, split, abstract_only,
         ))  # fmt: skip
         self.lines.append(line)
         self.start += len(line)

@@ -65,7 +65,6 @@ class Steps:
             Units(
                 tuple(part.key for part in self.parts),
                 tuple(self.streams[self.units[part.unit].source] for part in self.parts),
-                tuple(find_format(self.units[part.unit].kind).full_text for part in self.parts),
             ),
         )
         count = self._partitions(duplicate_pass.find_identical, "identities")

@@ -97,11 +97,11 @@ def plan(source: Source, place: int) -> Plan:
             if is_documentation(path.name):
                 continue
             if _readable(form, path.name):
-                files.append(UnitFile(name, path, path.stat().st_size))
+                files.append(UnitFile(name, path, _size(path)))
             elif path.suffix != ".md5":
                 passed_over["".join(path.suffixes[-2:]).lower() or path.name] += 1
     elif _readable(form, source.path.name):
-        files.append(UnitFile(source.path.name, source.path, source.path.stat().st_size))
+        files.append(UnitFile(source.path.name, source.path, _size(source.path)))
     if not files:
         raise ValueError(f"--source {source.kind}={source.path}: nothing to read; {source.kind} reads {form.spelling}")
     missing: list[str] = []
@@ -109,6 +109,13 @@ def plan(source: Source, place: int) -> Plan:
         files.sort(key=lambda file: (release_order(file.path.name), file.name))
         missing = missing_numbers([file.path.name for file in files])
     return Plan(tuple(_units(files, source, place, form)), passed_over, tuple(missing))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # a link to nothing: reading it will name it as damaged
+        return 0
 
 
 def is_archive(name: str) -> bool:
@@ -149,15 +156,26 @@ def _units(files: list[UnitFile], source: Source, place: int, form: Format) -> l
     return units
 
 
+def _sha256(path: Path) -> str:
+    if not path.is_file():  # reading a pipe would wait for ever
+        raise OSError("not a regular file")
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def file_hashes(unit: Unit) -> dict[str, str]:
-    """The sha256 of the bytes that the unit reads of each of its files. One that cannot be read counts with the
-    reason."""
+    """The sha256 of the bytes that the unit reads of each of its files, and of what belongs to it. One that cannot be
+    read counts with the reason."""
     hashes = {}
+    form = find_format(unit.kind)
     for file in unit.files:
         try:
+            companion = form.companion(file.path) if form.companion else None
+            for other in (companion, file.path.with_name(f"{file.path.name}.md5")):
+                if other and other.exists():
+                    hashes[f"{file.name} + {other.name}"] = _sha256(other)
             if unit.end is None:
-                with file.path.open("rb") as stream:
-                    hashes[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+                hashes[file.name] = _sha256(file.path)
             else:
                 digest = hashlib.sha256()
                 with open_range(file.path, file.name, unit.start, unit.end)[0] as stream:

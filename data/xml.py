@@ -132,7 +132,8 @@ class XmlStream:
         self.finished = False
 
     def _utf8(self, chunk: bytes, final: bool = False) -> bytes:
-        return self.decoder.decode(chunk, final).encode()
+        text = self.decoder.decode(chunk, final)
+        return chunk if self.decoder.encoding == "utf-8" else text.encode()
 
     def _without_doctype(self, data: bytes) -> bytes:
         """`data`, lengthened until the root element begins, with the DOCTYPE replaced by its own line breaks."""
@@ -209,7 +210,7 @@ def _root_position(data: bytes, name: str) -> int | None:
         position = end + len(closing)
 
 
-_PARSER_SETTINGS = {"resolve_entities": False, "no_network": True, "load_dtd": False, "encoding": "utf-8"}
+PARSER_SETTINGS = {"resolve_entities": False, "no_network": True, "load_dtd": False, "encoding": "utf-8"}
 
 
 def iterate(stream: BinaryIO, name: str, tags: tuple[str, ...], unknown: Counter[str]) -> Iterator[etree._Element]:
@@ -222,7 +223,7 @@ def iterate(stream: BinaryIO, name: str, tags: tuple[str, ...], unknown: Counter
     source = XmlStream(stream, name)
     source.rewriter.unknown = unknown
     try:
-        for _, element in etree.iterparse(source, events=("end",), tag=tags, **_PARSER_SETTINGS):
+        for _, element in etree.iterparse(source, events=("end",), tag=tags, **PARSER_SETTINGS):
             yield element
             element.clear(keep_tail=False)
             while element.getprevious() is not None:
@@ -235,7 +236,7 @@ def parse(stream: BinaryIO, name: str, unknown: Counter[str]) -> etree._Element:
     """The root element of a whole file; comments and processing instructions are left out. Errors as in `iterate`."""
     source = XmlStream(stream, name)
     source.rewriter.unknown = unknown
-    parser = etree.XMLParser(remove_comments=True, remove_pis=True, **_PARSER_SETTINGS)
+    parser = etree.XMLParser(remove_comments=True, remove_pis=True, **PARSER_SETTINGS)
     try:
         return etree.parse(source, parser).getroot()
     except etree.XMLSyntaxError as error:

@@ -4,9 +4,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import BinaryIO
 
 from data.documents import Document
+
+ABSTRACT = "abstract"
+"""Among a document's types: it is only the abstract, though its format has full texts."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class InputFile:
 
     `name` is its path below the source's root: used in ids and messages, the same on every machine. `offset` is the
     byte of the file at which `stream` begins (not 0 for a later range of a large jsonl). `notes` counts what was left
-    out inside documents.
+    out inside documents. `companion` is the file that belongs to it, where there is one (`Format.companion`).
     """
 
     stream: BinaryIO
@@ -38,6 +42,7 @@ class InputFile:
     offset: int = 0
     notes: Counter[str] = field(default_factory=Counter)
     settings: ReadSettings = ReadSettings()
+    companion: "InputFile | None" = None
 
     def note_entities(self, unknown: Counter[str]) -> None:
         """Count the entity names that the XML door did not know."""
@@ -74,8 +79,10 @@ class Format:
 
     `pattern` matches the lower-case file name without its compression suffix. `splittable` files are cut into byte
     ranges of whole lines when not compressed. `archives`: members of .tar, .tar.gz, .tgz are read like files.
-    `full_text` documents are preferred to abstracts with the same identity. `revises`: all sources of this kind are one
-    stream of releases, in whose order a later record replaces an earlier one with its PMID, even by saying nothing.
+    `full_text` documents are preferred to abstracts with the same identity, unless they say `abstract` among their
+    types. `companion` finds the file that has the other half of a file's records. `revises`: all sources of this kind
+    are one stream of releases, in whose order a later record replaces an earlier one with its PMID, even by saying
+    nothing.
     """
 
     read: Read
@@ -85,3 +92,4 @@ class Format:
     archives: bool = False
     full_text: bool = False
     revises: bool = False
+    companion: Callable[[Path], Path | None] | None = None

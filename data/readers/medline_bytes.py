@@ -59,7 +59,7 @@ def iterate(stream: BinaryIO, name: str, unknown: Counter[str]) -> Iterator[etre
     source = xml.XmlStream(stream, name)
     source.rewriter = _Unchanged()
     cutter = RecordCutter(source)
-    parser = etree.XMLParser(**xml._PARSER_SETTINGS)
+    parser = etree.XMLParser(**xml.PARSER_SETTINGS)
     rewriter = xml.EntityRewriter()
     rewriter.unknown = unknown
     while (record := cutter.cut()) is not None:

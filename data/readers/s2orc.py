@@ -14,11 +14,11 @@ from collections.abc import Iterator
 
 from data.documents import Document
 from data.readers.inline import squeeze
-from data.readers.interface import Drop, Format, InputFile
+from data.readers.interface import ABSTRACT, Drop, Format, InputFile
 from data.readers.licence_names import spdx
 from data.readers.records import Record, read_records
 from data.readers.s2orc_forms import MalformedPaper, annotated_paper, parsed_paper
-from data.readers.s2orc_metadata import Companion
+from data.readers.s2orc_metadata import Companion, companion_path
 from data.readers.s2orc_text import Block, Paper
 
 _DIVIDED_LICENCE = re.compile(r"CC(0|BY)((?:NC)?)((?:ND|SA)?)", re.IGNORECASE)
@@ -28,13 +28,9 @@ _PARSES = ("grobid_parse", "pdf_parse", "latex_parse", "jats_parse")
 
 
 def read(file: InputFile) -> Iterator[Document | Drop]:
-    """A document a paper, in file order."""
-    return read_with_metadata(file, None)
-
-
-def read_with_metadata(file: InputFile, metadata: InputFile | None) -> Iterator[Document | Drop]:
-    """As `read`, with titles, abstracts and identifiers of parses from the release's other file."""
-    companion = Companion(metadata) if metadata is not None else None
+    """A document a paper, in file order; titles, abstracts and identifiers of the parses of 2020 are in its
+    companion."""
+    companion = Companion(file.companion) if file.companion is not None else None
     for record in read_records(file):
         if isinstance(record, Drop):
             yield record
@@ -73,13 +69,10 @@ def _document(record: Record, companion: Companion | None, file: InputFile) -> D
     if not text:
         return Drop("no-text", f"{record.place}: neither abstract nor text")
     identity = str(value.get("corpusid") or value.get("paper_id") or record.place)
-    return Document(
-        id=identity if full_text else f"{identity}:abstract",
-        source=file.source,
-        title=title,
-        text=text,
-        **_fields(value, metadata),
-    )
+    fields = _fields(value, metadata)
+    if not full_text:
+        identity, fields["types"] = f"{identity}:abstract", [*(fields["types"] or ()), ABSTRACT]
+    return Document(id=identity, source=file.source, title=title, text=text, **fields)
 
 
 def _fields(value: dict, metadata: dict) -> dict[str, str | list[str] | None]:
@@ -141,4 +134,5 @@ FORMAT = Format(
     ".jsonl, .jsonl.gz, .json, and the .gz files of the Datasets API",
     splittable=True,
     full_text=True,
+    companion=companion_path,
 )

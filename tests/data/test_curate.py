@@ -395,14 +395,37 @@ def test_real_sources(assets, tmp_path):
 
 def test_a_large_unit_is_written_in_parts(tmp_path, monkeypatch):
     """Its memory does not grow; numbers, samples and duplicates across parts are right."""
-    lines = [{"text": f"{LONG} {number}", "id": number, "pmid": 5 if number in (1, 44) else None} for number in range(50)]
+    lines = [
+        {"text": f"{LONG} {number}", "id": number, "pmid": 5 if number in (1, 44) else None} for number in range(50)
+    ]
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     monkeypatch.setattr(read_pass, "PART_DOCUMENTS", 20)
     out = tmp_path / "out"
     curate.run(Settings(source=(f"jsonl={path}",), out=str(out), profile="none", near_duplicates=0, validation=0))
-    assert sorted(path.name for path in (out / "jsonl").iterdir()) == [f"train-0000{part}.jsonl.zst" for part in range(3)]
-    assert [document["id"] for document in documents(out, "jsonl")] == [str(number) for number in range(50) if number != 1]
+    assert sorted(path.name for path in (out / "jsonl").iterdir()) == [
+        f"train-0000{part}.jsonl.zst" for part in range(3)
+    ]
+    assert [document["id"] for document in documents(out, "jsonl")] == [
+        str(number) for number in range(50) if number != 1
+    ]
     assert report(out)["jsonl"]["dropped"] == {"same-pmid": 1}
     (cluster,) = read_documents(out / "duplicates.jsonl.zst")
     assert (cluster["kept"]["id"], cluster["dropped"][0]["id"]) == ("44", "1")
+
+
+def test_parses_of_2020_are_read_with_their_metadata(tmp_path):
+    """Their title and PMID stand in another file; an abstract of the same paper does not win over its text."""
+    for name, records in (
+        ("pdf_parses/pdf_parses_0.jsonl", [{"paper_id": "7", "body_text": [{"text": LONG * 3, "section": "Dose"}]}]),
+        ("metadata/metadata_0.jsonl", [{"paper_id": "7", "title": "Gout", "abstract": LONG, "pubmed_id": "5"}]),
+    ):
+        path = tmp_path / "s2orc" / name
+        path.parent.mkdir(parents=True)
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    out = tmp_path / "out"
+    curate.run(Settings(source=(f"s2orc={tmp_path}/s2orc",), out=str(out), profile="none", near_duplicates=0))
+    (document,) = documents(out, "s2orc")
+    assert (document["id"], document["pmid"], document["title"]) == ("7", "5", "Gout")
+    assert document["text"].count("Colchicine") == 4
+    assert report(out)["s2orc"]["dropped"] == {"same-pmid": 1}

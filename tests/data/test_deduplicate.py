@@ -46,13 +46,14 @@ def drops(units, sources, full_text, partitions=1):
             if isinstance(item, Verdict):
                 records.judge(item.document, item.action, position)
             else:
-                records.add(item, deduplicate.normalised(fold(item.text)), position)
+                text = deduplicate.normalised(fold(item.text))
+                records.add(item, text, position, abstract_only=not full_text[len(arrays)])
                 position += 1
         arrays.append(records.array())
     found = []
     for partition in range(partitions):
         slices = [deduplicate.key_slice(array, "high", partition, partitions) for array in arrays]
-        found.append(deduplicate.worse_documents(slices, sources, full_text))
+        found.append(deduplicate.worse_documents(slices, sources))
     return {
         (int(row["worse_unit"]), int(row["worse_position"])): (
             deduplicate.RULES[row["rule"]],
@@ -182,14 +183,14 @@ def test_many_verdicts_that_meet_nothing_cost_little():
     records = deduplicate.Identities(seed=0)
     for number in range(1, 100_001):
         records.judge_pmid(str(number), Action.REVISED, 0)
-    records.add(document("a", pmid="5"), "a", 0)
-    assert list(deduplicate.worse_documents([records.array()], [0], [False])) == []
+    records.add(document("a", pmid="5"), "a", 0, abstract_only=True)
+    assert list(deduplicate.worse_documents([records.array()], [0])) == []
 
 
 def test_partitions_split_the_records():
     records = deduplicate.Identities(seed=1)
     for number in range(500):
-        records.add(document(str(number)), str(number), number)
+        records.add(document(str(number)), str(number), number, abstract_only=True)
     array = records.array()
     parts = [deduplicate.key_slice(array, "high", number, 7) for number in range(7)]
     assert np.array_equal(np.concatenate(parts), array)

@@ -16,7 +16,7 @@ from data.scratch import ScratchReader, ScratchWriter
 from data.words import fold, split_words
 
 
-def write_units(folder, units, versions=None):
+def write_units(folder, units, versions=None, full_text=None):
     """Scratch files and band rows of units, each a list of texts."""
     readers, arrays = [], []
     for number, texts in enumerate(units):
@@ -24,7 +24,8 @@ def write_units(folder, units, versions=None):
         for position, text in enumerate(texts):
             version = versions[number][position] if versions else None
             document = Document(f"{number}-{position}", "s", None, text, version=version)
-            writer.add(document, words=0, year=0, language=0, license=0, split=0)
+            abstract_only = not (full_text and full_text[number])
+            writer.add(document, words=0, year=0, language=0, license=0, split=0, abstract_only=abstract_only)
             bands.add(split_words(fold(text)), position)
         writer.close()
         readers.append(ScratchReader(folder, f"u{number}"))
@@ -34,9 +35,9 @@ def write_units(folder, units, versions=None):
 
 def near(folder, units, threshold=0.7, partitions=1, dropped=(), sources=None, full_text=None, versions=None):
     """`{(worse unit, position): (better unit, position)}` of every verified pair, as sets of pairs."""
-    readers, arrays = write_units(folder, units, versions)
+    readers, arrays = write_units(folder, units, versions, full_text)
     sources = sources or [0] * len(units)
-    order = Order(readers, sources, full_text or [False] * len(units))
+    order = Order(readers, sources)
     gone = np.array(sorted(unit << 32 | position for unit, position in dropped), np.uint64)
     pairs = [
         candidate_pairs([key_slice(array, "key", number, partitions) for array in arrays], gone, order)

@@ -1,5 +1,6 @@
 """S2ORC in all its forms: title first, sections by depth, captions, MEDITRON's tokens at the spans, and identifiers."""
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from data.documents import Document
 from data.readers.interface import Drop, InputFile, ReadSettings
-from data.readers.s2orc import FORMAT, licence, read, read_with_metadata
+from data.readers.s2orc import FORMAT, licence, read
 from data.readers.s2orc_metadata import companion_path
 
 
@@ -116,7 +117,7 @@ def test_the_form_of_2020_takes_title_and_identifiers_from_its_other_file():
         {"paper_id": str(n), "title": f"T{n}", "pubmed_id": str(n), "has_pdf_parse": n != 5} for n in (5, 7, 6, 8)
     ]
     parses = [{"paper_id": n, "_pdf_hash": "x", **PARSE} for n in ("6", "7", "8", "9")]
-    first, second, third, fourth = read_with_metadata(opened(*parses), opened(*others))
+    first, second, third, fourth = read(dataclasses.replace(opened(*parses), companion=opened(*others)))
     assert [(d.id, d.title, d.pmid) for d in (first, second, third)] == [
         ("6", "T6", "6"),
         ("7", "T7", "7"),
@@ -228,7 +229,7 @@ def test_records_without_full_text_are_their_abstract_or_a_drop():
     abstract, drop = read(opened({**papers, "abstract": "Words."}, papers))
     assert abstract == Document(
         id="1:abstract", source="s2orc", title="T", text="# T\n\nWords.", url="https://doi.org/10.1/a", journal="J",
-        types=["Review"], date="1989-10-24", pmid="3", doi="10.1/a",
+        types=["Review", "abstract"], date="1989-10-24", pmid="3", doi="10.1/a",
     )  # fmt: skip
     assert drop == Drop(
         "no-text", f"a.jsonl@{len(json.dumps({**papers, 'abstract': 'Words.'})) + 1}: neither abstract nor text"

@@ -15,7 +15,7 @@ def write(folder, texts, ids=None):
     for number, text in enumerate(texts):
         identity = ids[number] if ids else f"é{number}"
         writer.add(
-            Document(identity, "s", None, text), words=number, year=1999, language=0, license=0, split=number % 2
+            Document(identity, "s", None, text), words=number, year=1999, language=0, license=0, split=number % 2, abstract_only=True
         )
     writer.close()
     return ScratchReader(folder, "abc")
@@ -45,6 +45,6 @@ def test_a_damaged_scratch_file_is_named(tmp_path):
 
 def test_an_abandoned_writer_leaves_nothing(tmp_path):
     writer = ScratchWriter(tmp_path / "abc.jsonl.zst")
-    writer.add(Document("1", "s", None, "text"), words=1, year=0, language=0, license=0, split=0)
+    writer.add(Document("1", "s", None, "text"), words=1, year=0, language=0, license=0, split=0, abstract_only=True)
     writer.abandon()
     assert list(tmp_path.iterdir()) == []
