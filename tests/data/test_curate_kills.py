@@ -183,10 +183,11 @@ def same(undisturbed):
     return check
 
 
-def when_files(process, out, count):
-    """Waits until so many files have appeared in the folder since the process was started; False if it ended before."""
+def when_files(process, out, count, partial=True):
+    """Waits until so many files (`partial`: counting half-written ones) have appeared in the folder since the process
+    was started; False if it ended before."""
     before = files(out)
-    while len(files(out) - before) < count:
+    while sum(partial or ".part-" not in path.name for path in files(out) - before) < count:
         if process.poll() is not None:
             return False
         time.sleep(0.001)
@@ -197,7 +198,7 @@ def moments(undisturbed, seed):
     """How many new files to wait for before each kill: in every pass, at places that differ between the tests."""
     choice = random.Random(seed)
     number = len(files(undisturbed))
-    return sorted(choice.sample(range(2, number - 4), 4))
+    return sorted(choice.sample(range(2, number - 4), 3))
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -213,7 +214,7 @@ def test_killed_as_a_whole_at_any_moment(raw, undisturbed, same, tmp_path, worke
             process.communicate()
         run(command)
         same(out)
-    assert killed >= 4
+    assert killed >= 3
 
 
 def test_killed_again_and_again_in_one_folder(raw, same, tmp_path):
@@ -222,7 +223,7 @@ def test_killed_again_and_again_in_one_folder(raw, same, tmp_path):
     command = [sys.executable, *words(raw, out), "--workers", 2]
     process = start(command)
     starts = 1
-    while when_files(process, out, 3):
+    while when_files(process, out, 12, partial=False):  # more than two workers have of units that are not finished
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         process = start(command)
@@ -230,7 +231,7 @@ def test_killed_again_and_again_in_one_folder(raw, same, tmp_path):
         assert starts < 50
     code, _, err = finish(process)
     assert code == 0, err
-    assert starts > 3
+    assert starts >= 3
     same(out)
 
 
