@@ -1,5 +1,6 @@
 """Filters: genuine medical texts stay, garbage goes, and every threshold can be set."""
 
+import html
 import pickle
 import random
 import re
@@ -284,3 +285,18 @@ def test_real_texts_stay(assets, kind, folder, pattern, fewest):
     genuine, rules = lost(documents)
     assert genuine >= fewest
     assert sum(rules.values()) <= genuine // 200, rules
+
+
+def test_real_reference_lists_go(assets):
+    path = assets / "medline" / "pubmed21n1298.first4000.xml.gz"
+    with open_input(path, path.name) as stream:
+        lists = re.findall(r"<ReferenceList>(.*?)</ReferenceList>", stream.read().decode(), re.DOTALL)
+    texts = []
+    for found in lists:
+        references = re.findall(r"<Citation>(.*?)</Citation>", found, re.DOTALL)
+        if len(references) >= 15:
+            plain = (html.unescape(re.sub("<[^>]+>", "", reference)) for reference in references)
+            texts.append("\n".join(f"{number}. {reference}" for number, reference in enumerate(plain, 1)))
+    assert len(texts) > 1000
+    rules = Counter(map(fate, texts))
+    assert rules[None] <= len(texts) // 20, rules
