@@ -147,21 +147,23 @@ class Questions:
         self.owner_of = self.owner[self.places]
         self.keys, self.gram_first = np.unique(keys[order], return_index=True)
         self.gram_first = np.append(self.gram_first, len(places))
+        needs = np.array(self.grams_needed, np.int64)
+        self.least_needed = np.minimum.reduceat(needs[self.owner_of], self.gram_first[:-1]) if texts else _NONE
         bits = _TABLE_BITS_A_GRAM + len(self.keys).bit_length()
         self.shift = np.int64(64 - bits)
         self.table = np.zeros(1 << bits, bool)
         self.table[self.keys >> self.shift] = True
 
     def _order_words(self) -> None:
-        """Sets of each question's different words: all, and so many of the rarest that not all of those may be missing;
-        and how many must be there."""
+        """Each question's different words: all, and so many of the rarest that not all of those may be missing; and how
+        many must be there."""
         frequency = np.bincount(self.distinct, minlength=len(self.vocabulary) + 1)
         question = np.repeat(np.arange(len(self.lengths)), np.diff(self.distinct_first))
         words = self.distinct[np.lexsort((self.distinct, frequency[self.distinct], question))].tolist()
         bounds = self.distinct_first.tolist()
         spans = list(zip(bounds[:-1], bounds[1:], self.slack.tolist(), strict=True))
-        self.distinct_sets = [frozenset(words[first:last]) for first, last, _ in spans]
-        self.rarest = [frozenset(words[first : min(last, first + slack + 1)]) for first, last, slack in spans]
+        self.distinct_of = [tuple(words[first:last]) for first, last, _ in spans]
+        self.rarest = [tuple(words[first : min(last, first + slack + 1)]) for first, last, slack in spans]
         self.fewest = [last - first - slack for first, last, slack in spans]
 
     @property
@@ -226,17 +228,24 @@ class Questions:
 
     def _possible(self, text: _Text) -> list[int]:
         """The questions with enough of their 4-grams and of their words anywhere in the text."""
+        useful = self.least_needed.take(text.gram) <= len(text.gram)  # else all that have it need more than there are
         counts: dict[int, int] = {}
-        for gram in set(text.gram.tolist()):
+        for gram in set(text.gram[useful].tolist()):
             first, last = self.gram_first.item(gram), self.gram_first.item(gram + 1)
             for question in self.owner_of[first:last].tolist():
                 counts[question] = counts.get(question, 0) + 1
         counted = [question for question, count in counts.items() if count >= self.grams_needed[question]]
         if not counted:
             return []
-        present = set(text.words.tolist())
-        rarest, distinct, fewest = self.rarest, self.distinct_sets, self.fewest
-        return [q for q in counted if not rarest[q].isdisjoint(present) and len(distinct[q] & present) >= fewest[q]]
+        present = np.zeros(len(self.vocabulary) + 1, bool)
+        present[text.words] = True
+        is_present = present.tobytes().__getitem__
+        possible = [question for question in counted if any(map(is_present, self.rarest[question]))]
+        return [
+            question
+            for question in possible
+            if sum(map(is_present, self.distinct_of[question])) >= self.fewest[question]
+        ]
 
     def _near(self, text: _Text, possible: list[int]) -> Iterator[tuple[int, list[int]]]:
         """(question, starts of the windows to compare it with), ascending: the windows hold one of its 4-grams, and
