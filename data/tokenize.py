@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -58,9 +59,11 @@ class Settings:
 def run(settings: Settings) -> int:
     """Tokenise as set; prints a line per source. ValueError names what is wrong with the input or the output folder."""
     named = settings.special_tokens
+    special_tokens = () if named is None else named or SPECIAL_TOKENS
+    if warning := _unlike_curation(Path(settings.folder), special_tokens):
+        print(f"warning: {warning}", file=sys.stderr)
     shards = tokenize(
-        settings.folder, settings.tokenizer, settings.out,
-        special_tokens=() if named is None else named or SPECIAL_TOKENS, fast=settings.fast,
+        settings.folder, settings.tokenizer, settings.out, special_tokens=special_tokens, fast=settings.fast,
         workers=settings.workers, seed=settings.seed, shard_size=settings.shard_size,
     )  # fmt: skip
     for name, splits in shards.manifest["sources"].items():
@@ -108,6 +111,17 @@ def tokenize(
             os.replace(result, out)
         shutil.rmtree(work)
     return Shards(out)
+
+
+def _unlike_curation(folder: Path, special_tokens: Sequence[str]) -> str | None:
+    """What to say where documents were curated with special tokens and are tokenised without, or the other way."""
+    record = folder / "run.json"  # absent where the documents are not ours
+    curated = json.loads(record.read_text(encoding="utf-8")).get("special_tokens") if record.is_file() else None
+    if curated is True and not special_tokens:
+        return f"{folder} was curated with --special-tokens; without it here {SPECIAL_TOKENS[0]} and the like are text"
+    if curated is False and set(special_tokens) & set(SPECIAL_TOKENS):
+        return f"{folder} was curated without --special-tokens: text that happens to spell one becomes it"
+    return None
 
 
 def _write(

@@ -63,6 +63,19 @@ def test_shares_give_epochs(shards, capsys):
     assert "epochs are those of 100,000 training tokens" in output
 
 
+def test_shares_of_documents_are_counted_in_characters(corpus, capsys):
+    run(Settings(folder=str(corpus), share=("fever=0.01",)))
+    output = capsys.readouterr().out
+    sizes = {
+        source: sum(len(document["text"]) for file in splits["train"] for document in read_documents(file))
+        for source, splits in find_documents(corpus).items()
+    }
+    total = sum(sizes.values())
+    for source, share in (("fever", 0.01), ("drugs", 0.99)):
+        assert line_of(output, source, "train")[5:7] == [f"{share:.4f}", f"{share * total / sizes[source]:.2f}"]
+    assert f"epochs are those of {total:,} training characters" in output
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

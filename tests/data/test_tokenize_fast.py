@@ -120,6 +120,18 @@ def test_special_tokens_are_ids_only_when_asked_for(marked, tiny_tokenizer, tmp_
         run(Settings(**settings, out=str(tmp_path / "plain"), special_tokens=()))
 
 
+def test_settings_unlike_the_curation_s_are_said(marked, tiny_tokenizer, tmp_path, capsys):
+    (marked / "report.json").write_text("{}")
+    settings = {"folder": str(marked), "tokenizer": str(tiny_tokenizer)}
+    expected = [(True, None, "curated with --special-tokens; without it here [bib_ref]"), (True, (), None),
+                (False, (), "curated without --special-tokens: text that happens"), (False, ("[a]",), None)]  # fmt: skip
+    for number, (curated, tokens, said) in enumerate(expected):
+        (marked / "run.json").write_text(f'{{"special_tokens": {str(curated).lower()}}}')
+        run(Settings(**settings, out=str(tmp_path / str(number)), special_tokens=tokens))
+        err = capsys.readouterr().err
+        assert said in err if said else "warning" not in err
+
+
 def test_command_line_names_tokens(marked, tiny_tokenizer, tmp_path):
     from data.settings import parse
 
