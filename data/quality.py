@@ -174,8 +174,10 @@ def contents_line_share(sample: Sample) -> float:
 
 
 def citation_density(sample: Sample) -> float:
-    """Volumes with pages and DOIs, as in reference lists, a hundred words; of fewer than four 0."""
-    if sample.encoded.translate(_NUMBER_TABLE).count(b"0000") < _FEWEST_CITATIONS:  # each has a year or a DOI
+    """Volumes with pages and DOIs, as in reference lists, a hundred words. 0 for fewer than four, and where not even one
+    number of four digits (a year) comes on a hundred words."""
+    years = sample.encoded.translate(_NUMBER_TABLE).count(b"0000")
+    if years < max(_FEWEST_CITATIONS, sample.count / 100):
         return 0.0
     found = len(_CITATION.findall(sample.text))
     return 100 * found / sample.count if found >= _FEWEST_CITATIONS else 0.0
