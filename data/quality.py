@@ -51,13 +51,15 @@ _CITATION = re.compile(
     rf"|\b{_YEAR}[;,]\s?\d+\s?(?:\([^)\n]{{1,12}}\))?,\s?(?:{_PAGES}|\d+\.)"
     rf"|\b\d+\s?\(\d+[^)\n]{{0,6}}\)\s?[:,]\s?{_PAGES}"
     rf"|\b\d+\s?[:,]\s?{_PAGES}\d*[.,]?\s\(?{_YEAR}\b"
-    rf"|[a-z.,]\s\d{{1,3}}\s?[:,]\s?{_PAGES}"
+    rf"|(?<=[a-z.,]\s)\d{{1,3}}\s?[:,]\s?{_PAGES}"
     rf"|\bpp?\.\s?{_PAGES}"
     r"|\b10\.\d{4,5}/"
 )
 """`2010;362(5):123`; `2014, 371, 1265–1267`; `12(3), 45–67`; `66, 297–305 (2014)`; `Sci 3:42–43`;
 `pp. 45-67`; a DOI."""
 _FEWEST_CITATIONS = 4
+_PAGE_SIGNS = (b"0-0", "0–0".encode(), b"0:0", b"0: 0", b"):0", b"): 0", b".0000/", b"0, 0", b"-E0", "–E0".encode())
+"""Each citation has one at least, all digits written as 0."""
 _CONTENTS_LINE = re.compile(r".*\w.*?(?:\.{2,}|(?:\. ){2,}|…|\s)\s*\d{1,4}")
 _WEB_WORDS = frozenset((
     "cookie", "cookies", "javascript", "browser", "website", "homepage", "sitemap", "login", "logout", "password",
@@ -174,10 +176,11 @@ def contents_line_share(sample: Sample) -> float:
 
 
 def citation_density(sample: Sample) -> float:
-    """Volumes with pages and DOIs, as in reference lists, a hundred words. 0 for fewer than four, and where not even one
-    number of four digits (a year) comes on a hundred words."""
-    years = sample.encoded.translate(_NUMBER_TABLE).count(b"0000")
-    if years < max(_FEWEST_CITATIONS, sample.count / 100):
+    """Volumes with pages and DOIs, as in reference lists, a hundred words. 0 for fewer than four, and where a hundred
+    words have no year or no pages."""
+    numbers = sample.encoded.translate(_NUMBER_TABLE)
+    fewest = max(_FEWEST_CITATIONS, sample.count / 100)
+    if numbers.count(b"0000") < fewest or sum(map(numbers.count, _PAGE_SIGNS)) < fewest:
         return 0.0
     found = len(_CITATION.findall(sample.text))
     return 100 * found / sample.count if found >= _FEWEST_CITATIONS else 0.0
