@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -44,7 +44,7 @@ class Contamination:
         left = shared.questions.left(overlap)
         self.benchmarks = {}
         for name, counts in sorted(shared.questions.summary().items()):
-            rules = [row["rule"] for row in self.rows if row["benchmark"] == name]
+            rules = [row["rule"] for row in self.rows if name in _benchmarks_of(row, shared)]
             self.benchmarks[name] = {
                 **counts,
                 "documents_dropped": len(rules),
@@ -73,6 +73,11 @@ def _rows(
                 benchmark, question = (_only(values) for values in zip(*articles, strict=True))
                 identity = reader(number).identity(int(drop["worse_position"]))
                 yield _row(name, identity, IDENTITY_RULE, benchmark, question, 1.0)
+
+
+def _benchmarks_of(row: Mapping, shared: Shared) -> Sequence[str]:
+    """The benchmarks that have the question of a row: some share theirs (medqa and medqa4)."""
+    return shared.questions.shared_by.get(row["question"], (row["benchmark"],))
 
 
 def _row(source: str, identity: str, rule: str, benchmark: str | None, question: str | None, share: float) -> dict:
