@@ -30,8 +30,9 @@ setup(
         "xxhash>=3.5",
         "tqdm>=4.66",
         "pypdfium2>=4.30",
-        "py3langid>=0.3",
+        "py3langid>=0.4",
         "rensa>=0.5",
+        "isal>=1.7",
         "matplotlib>=3.9",
     ],
     extras_require={

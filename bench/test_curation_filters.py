@@ -20,7 +20,7 @@ from data.files import open_input
 from data.filters import Filters
 from data.readers.interface import InputFile
 from data.readers.medline import read
-from data.words import fold, split_words
+from data.words import fold, phrases, split_words
 
 BAR = 10.0
 ABSTRACTS = 1000
@@ -60,7 +60,8 @@ def dropped(documents: list[Document], filters: Filters) -> Counter[str]:
         document = Document(
             id=original.id, source=original.source, title=original.title, text=text, types=original.types
         )
-        rule = filters.failed(document, split_words(fold(text)))
+        words = split_words(fold(text))
+        rule = filters.failed(document, words, phrases(words))
         if rule:
             rules[rule] += 1
     return rules

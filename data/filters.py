@@ -219,9 +219,10 @@ class Filters:
         """A hash of everything that decides which documents go, but for the code."""
         return hashlib.sha256(repr((self.limits, self.languages, self.licences)).encode()).hexdigest()
 
-    def failed(self, document: Document, folded_words: Sequence[str]) -> str | None:
-        """The name of the first rule by which a cleaned document goes, or None. `folded_words`: see `data.words`."""
-        candidate = _Candidate(document, Sample(document.text, folded_words), self)
+    def failed(self, document: Document, folded_words: Sequence[str], phrases: Sequence[str]) -> str | None:
+        """The name of the first rule by which a cleaned document goes, or None. Its words and phrases: see
+        `data.words`."""
+        candidate = _Candidate(document, Sample(document.text, folded_words, phrases), self)
         for name, limit in self.limits:
             if _BY_NAME[name].fails(candidate, limit):
                 return name

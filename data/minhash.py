@@ -1,4 +1,4 @@
-"""MinHash of word 5-grams: which texts are worth comparing, and how alike two texts are.
+"""MinHash of phrases of five words: which texts are worth comparing, and how alike two texts are.
 
 Broder (1997): the chance that two sets share the minimum of a random hash is their Jaccard similarity J. With BANDS
 bands of ROWS such minima, two texts share a band with chance 1 - (1 - J^ROWS)^BANDS (Leskovec, Rajaraman, Ullman,
@@ -10,8 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 import rensa
 
-SHINGLE = 5
-"""Words."""
 BANDS, ROWS = 25, 5
 """By the formula 25 x 5 finds 99.0 % of the pairs at J = 0.7; the 14 x 8 of web corpora finds 56 %."""
 HASHES_BEFORE_MIXING = 4096
@@ -19,15 +17,8 @@ HASHES_BEFORE_MIXING = 4096
 BAND = np.dtype([("key", "<u8"), ("position", "<u4")])
 
 
-def shingles(words: Sequence[str]) -> list[str]:
-    """The word 5-grams of a text, in order; of a shorter text, all its words as one."""
-    if len(words) < SHINGLE:
-        return [" ".join(words)]
-    return list(map(" ".join, zip(*(words[offset:] for offset in range(SHINGLE)), strict=False)))
-
-
 def jaccard(first: frozenset[str], second: frozenset[str]) -> float:
-    """Jaccard similarity of two sets of shingles."""
+    """Jaccard similarity of two sets of phrases (`data.words.phrases`)."""
     common = len(first & second)
     return common / (len(first) + len(second) - common)
 
@@ -41,10 +32,10 @@ class Bands:
         self.positions: list[int] = []
         self.parts: list[np.ndarray] = []
 
-    def add(self, words: Sequence[str], position: int) -> None:
-        """The document that is number `position` of its unit."""
+    def add(self, phrases: Sequence[str], position: int) -> None:
+        """The document that is number `position` of its unit, by its phrases."""
         signature = rensa.RMinHash(num_perm=BANDS * ROWS, seed=self.seed)
-        signature.update(shingles(words))
+        signature.update(phrases)
         self.signatures.append(signature.digest())
         self.positions.append(position)
         if len(self.signatures) >= HASHES_BEFORE_MIXING:

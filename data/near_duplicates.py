@@ -14,15 +14,15 @@ from functools import lru_cache
 import numpy as np
 
 from data.deduplicate import DROP, NEAR
-from data.minhash import BAND, jaccard, shingles
+from data.minhash import BAND, jaccard
 from data.scratch import ScratchReader
-from data.words import fold, split_words
+from data.words import fold, phrases, split_words
 
 BEST_OF_BUCKET = 64
 """Each document of a bucket is compared with so many of its best: a template that a million texts share costs 64
 million pairs, not 10^12."""
 TEXTS_HELD = 4096
-"""Shingle sets kept of documents in other units while the pairs of one unit are verified."""
+"""Phrase sets kept of documents in other units while the pairs of one unit are verified."""
 PAIR = np.dtype([("worse_unit", "<u4"), ("worse_position", "<u4"), ("better_unit", "<u4"), ("better_position", "<u4")])
 
 
@@ -108,15 +108,15 @@ def verified(pairs: np.ndarray, threshold: float, readers: Sequence[ScratchReade
     """DROP rows of the pairs whose Jaccard similarity of word 5-grams reaches `threshold`."""
 
     @lru_cache(TEXTS_HELD)
-    def shingle_set(unit: int, position: int) -> frozenset[str]:
+    def phrase_set(unit: int, position: int) -> frozenset[str]:
         (text,) = readers[unit].texts([position])
-        return frozenset(shingles(split_words(fold(text))))
+        return frozenset(phrases(split_words(fold(text))))
 
     found = []
     for pair in pairs:
         worse = (int(pair["worse_unit"]), int(pair["worse_position"]))
         better = (int(pair["better_unit"]), int(pair["better_position"]))
-        similarity = jaccard(shingle_set(*worse), shingle_set(*better))
+        similarity = jaccard(phrase_set(*worse), phrase_set(*better))
         if similarity >= threshold:
             found.append((*worse, *better, NEAR, similarity))
     return np.array(found, dtype=DROP)

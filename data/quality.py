@@ -73,17 +73,18 @@ _WEB_WORDS = frozenset((
 
 
 class Sample:
-    """A text, its folded words (see `data.words`) and what several measures count.
+    """A text, its folded words and phrases (see `data.words`) and what several measures count.
 
     `counts` are of the different words, `lengths` the characters of each word, `encoded` is UTF-8, `visible` a byte a
     visible character (the first of its UTF-8 form). `count` and `different` words are FEWEST_WORDS at least.
     """
 
-    __slots__ = ("count", "counts", "different", "encoded", "lengths", "text", "visible", "words")
+    __slots__ = ("count", "counts", "different", "encoded", "lengths", "phrases", "text", "visible", "words")
 
-    def __init__(self, text: str, words: Sequence[str]):
+    def __init__(self, text: str, words: Sequence[str], phrases: Sequence[str]):
         self.text = text
         self.words = words
+        self.phrases = phrases
         self.count = max(len(words), FEWEST_WORDS)
         self.counts = Counter(words)
         self.different = max(len(self.counts), FEWEST_WORDS)
@@ -152,11 +153,8 @@ def duplicate_line_share(sample: Sample) -> float:
 
 def duplicate_phrase_share(sample: Sample) -> float:
     """Phrases of five words that stood before, among all; 0 for less than FEWEST_WORDS phrases."""
-    words = sample.words
-    phrases = len(words) - 4
-    if phrases < FEWEST_WORDS:
-        return 0.0
-    return 1 - len(set(zip(words, words[1:], words[2:], words[3:], words[4:], strict=False))) / phrases
+    count = len(sample.phrases)
+    return 1 - len(set(sample.phrases)) / count if count >= FEWEST_WORDS else 0.0
 
 
 def top_pair_share(sample: Sample) -> float:

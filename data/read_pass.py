@@ -28,7 +28,7 @@ from data.shared import SPLITS, Shared
 from data.summary import Summary, place
 from data.tokenizer import Tokenizer, load_tokenizer
 from data.units import Unit, UnitFile, file_hashes, is_archive
-from data.words import fold, split_words
+from data.words import fold, phrases, split_words
 
 PART_DOCUMENTS = 1 << 15
 """Documents of a part: a file of MEDLINE's has 30,000 citations at most. What is held of them until a part is written
@@ -139,10 +139,12 @@ class _UnitWork:
         summary.characters += len(before)
         text = shared.redactor.redact(strip_boilerplate(clean_text(before), summary.notes), summary.notes)
         document.text = text
-        document.title = " ".join(clean_text(document.title).split()) or None if document.title else None
+        title = shared.redactor.redact(clean_text(document.title), summary.notes) if document.title else ""
+        document.title = " ".join(title.split()) or None
         folded = fold(text)
         words = split_words(folded)
-        rule = shared.filters.failed(document, words)
+        grams = phrases(words)
+        rule = shared.filters.failed(document, words, grams)
         match = None if rule else shared.questions.examine(document, words, self.overlap)
         if rule or match:
             detail = f"{document.id} ({match.benchmark} {match.question})" if match else None
@@ -151,7 +153,7 @@ class _UnitWork:
                 summary.contaminated.append([document.id, *match])
             self._judge(document, rule or match.rule)
             return
-        self._keep(document, words, normalised(folded), before)
+        self._keep(document, words, grams, normalised(folded), before)
 
     def _judge(self, document: Document, rule: str) -> None:
         """What a dropped document says of others with its identifiers."""
@@ -160,7 +162,7 @@ class _UnitWork:
         if document.pmid and self.form.revises:
             self._judge_pmid(document.pmid, Action.REVISED)
 
-    def _keep(self, document: Document, words: list[str], normalised_text: str, before: str) -> None:
+    def _keep(self, document: Document, words: list[str], grams: list[str], normalised_text: str, before: str) -> None:
         summary, shared, part = self.summary, self.shared, self.part
         position = part.documents
         share = shared.validation[self.unit.kind]
@@ -168,7 +170,7 @@ class _UnitWork:
         abstract_only = not self.form.full_text or ABSTRACT in (document.types or ())
         part.identities.add(document, normalised_text, position, abstract_only=abstract_only)
         if shared.near_duplicates:
-            part.bands.add(words, position)
+            part.bands.add(grams, position)
         year = (document.date or "")[:4]
         part.scratch.add(
             document,

@@ -15,7 +15,9 @@ from data.readers.interface import ReadSettings
 from data.redact import Redactor
 
 SPLITS = ("train", "validation")
-LIBRARIES = ("ftfy", "lxml", "numpy", "orjson", "py3langid", "pypdfium2", "rensa", "selectolax", "xxhash", "zstandard")
+LIBRARIES = (
+    "ftfy", "isal", "lxml", "numpy", "orjson", "py3langid", "pypdfium2", "rensa", "selectolax", "xxhash", "zstandard",
+)  # fmt: skip
 """Libraries whose version shapes what is written."""
 
 

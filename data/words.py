@@ -2,6 +2,10 @@
 
 import re
 import unicodedata
+from collections.abc import Sequence
+
+PHRASE = 5
+"""Words of a phrase."""
 
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]+")
 _SIGNS_TO_BLANKS = bytes(
@@ -21,3 +25,10 @@ def split_words(folded: str) -> list[str]:
             if not character.isalnum():
                 folded = folded.replace(character, " ")
     return folded.encode().translate(_SIGNS_TO_BLANKS).decode().split()
+
+
+def phrases(words: Sequence[str]) -> list[str]:
+    """Every five words in a row, in order; of a shorter text, all its words as one."""
+    if len(words) < PHRASE:
+        return [" ".join(words)]
+    return list(map(" ".join, zip(words, words[1:], words[2:], words[3:], words[4:], strict=False)))

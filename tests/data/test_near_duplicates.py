@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from data import near_duplicates
 from data.deduplicate import key_slice
 from data.documents import Document
-from data.minhash import BANDS, ROWS, Bands, band_keys, jaccard, shingles
+from data.minhash import BANDS, ROWS, Bands, band_keys, jaccard
 from data.near_duplicates import Order, candidate_pairs, verified
 from data.scratch import ScratchReader, ScratchWriter
-from data.words import fold, split_words
+from data.words import fold, phrases, split_words
 
 
 def write_units(folder, units, versions=None, full_text=None):
@@ -26,7 +26,7 @@ def write_units(folder, units, versions=None, full_text=None):
             document = Document(f"{number}-{position}", "s", None, text, version=version)
             abstract_only = not (full_text and full_text[number])
             writer.add(document, words=0, year=0, language=0, license=0, split=0, abstract_only=abstract_only)
-            bands.add(split_words(fold(text)), position)
+            bands.add(phrases(split_words(fold(text))), position)
         writer.close()
         readers.append(ScratchReader(folder, f"u{number}"))
         arrays.append(bands.array())
@@ -59,9 +59,7 @@ def test_keys_are_equal_where_a_whole_band_is():
     assert len(np.unique(band_keys(np.ones((1, BANDS, ROWS), np.uint64)))) == BANDS  # equal minima in other bands
 
 
-def test_short_texts_have_one_shingle():
-    assert shingles(["a", "b"]) == ["a b"]
-    assert shingles(list("abcdef")) == ["a b c d e", "b c d e f"]
+def test_jaccard():
     assert jaccard(frozenset("abc"), frozenset("bcd")) == 0.5
 
 
@@ -87,11 +85,11 @@ def test_dropped_exactly_for_a_verified_better_one(tmp_path_factory, data):
         assert near(tmp_path_factory.mktemp("few"), units, threshold, 1, dropped) <= found
 
     def grams(place):
-        return frozenset(shingles(split_words(fold(units[place[0]][place[1]]))))
+        return frozenset(phrases(split_words(fold(units[place[0]][place[1]]))))
 
     def bands(place):
         gathered = Bands(seed=0)
-        gathered.add(split_words(fold(units[place[0]][place[1]])), 0)
+        gathered.add(phrases(split_words(fold(units[place[0]][place[1]]))), 0)
         return set(gathered.array()["key"].tolist())
 
     def rank(place):
@@ -162,7 +160,7 @@ def test_planted_copies_of_real_abstracts_are_found(tmp_path, real_abstracts):
     found = near(tmp_path, [originals, copies], partitions=3)
 
     def grams(text):
-        return frozenset(shingles(split_words(fold(text))))
+        return frozenset(phrases(split_words(fold(text))))
 
     planted = [
         number
