@@ -20,7 +20,7 @@ from data.documents import Document
 from data.files import open_input
 from data.readers.interface import InputFile
 from data.readers.medline import read
-from data.words import fold, split_words
+from data.words import fold, split_words, word_hashes
 
 RATE = 5_000  # abstracts a second
 AROUND = 30  # words of an abstract on either side of a planted question
@@ -93,7 +93,8 @@ def planted(texts, documents, chance, share=0.0):
 
 def found_share(questions: Questions, texts, document: Document) -> float:
     """The share of texts in which some question is found."""
-    found = [questions.examine(document, split_words(fold(text))) is not None for text in texts]
+    words = [split_words(fold(text)) for text in texts]
+    found = [questions.examine(document, of_text, word_hashes(of_text)) is not None for of_text in words]
     return sum(found) / len(found)
 
 
@@ -133,12 +134,16 @@ def test_decontamination(questions, documents, texts, tmp_path, report):
 
     def with_words_given() -> list:
         overlap = questions.new_overlap()
-        return [questions.examine(document, text, overlap) for document, text in zip(documents, words, strict=True)]
+        return [
+            questions.examine(document, text, word_hashes(text), overlap)
+            for document, text in zip(documents, words, strict=True)
+        ]
 
     def with_words_made() -> None:
         overlap = questions.new_overlap()
         for document in documents[:COMPARED]:
-            questions.examine(document, split_words(fold(document.text)), overlap)
+            of_text = split_words(fold(document.text))
+            questions.examine(document, of_text, word_hashes(of_text), overlap)
 
     clean = sum(match is not None for match in with_words_given()) / len(documents)
     rate = best_rate(with_words_given, len(documents))

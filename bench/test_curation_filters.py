@@ -20,7 +20,7 @@ from data.files import open_input
 from data.filters import Filters
 from data.readers.interface import InputFile
 from data.readers.medline import read
-from data.words import fold, phrases, split_words
+from data.words import fold, phrase_hashes, split_words, word_hashes
 
 BAR = 10.0
 ABSTRACTS = 1000
@@ -61,7 +61,7 @@ def dropped(documents: list[Document], filters: Filters) -> Counter[str]:
             id=original.id, source=original.source, title=original.title, text=text, types=original.types
         )
         words = split_words(fold(text))
-        rule = filters.failed(document, words, phrases(words))
+        rule = filters.failed(document, words, phrase_hashes(word_hashes(words)))
         if rule:
             rules[rule] += 1
     return rules

@@ -15,9 +15,10 @@ The 4-grams of a document are looked up all at once. The questions that have eno
 only lose what cannot match (too few of their words in the text; too few near a 4-gram), and what is left is compared.
 """
 
+import functools
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +28,7 @@ import numpy as np
 from data.benchmarks import read_benchmark
 from data.documents import Document
 from data.overlap import LONGEST_RUN, SHORTEST_RUN, Overlap, in_order, letter_masks
-from data.words import fold, split_words
+from data.words import fold, split_words, word_hashes
 
 GRAM = 4
 """Words of a run. On 3,368 real abstracts and the public test questions, runs of three stand in an abstract 16 times
@@ -64,12 +65,20 @@ class Match(NamedTuple):
     share: float
 
 
-class _Text(NamedTuple):
-    """A stretch of a document: its words as numbers (0: in no question), and where which 4-gram of questions stands."""
+class _Text:
+    """A stretch of a document, and where which 4-gram of questions stands: `at` int64 [hits], ascending, and `gram`
+    int64 [hits], into Questions.keys."""
 
-    words: np.ndarray  # [words] int64
-    at: np.ndarray  # [hits] int64, ascending
-    gram: np.ndarray  # [hits] int64, into Questions.keys
+    def __init__(self, words: Sequence[str], at: np.ndarray, gram: np.ndarray, vocabulary: Mapping[str, int]):
+        self.strings = words
+        self.at = at
+        self.gram = gram
+        self.vocabulary = vocabulary
+
+    @functools.cached_property
+    def words(self) -> np.ndarray:
+        """The words as numbers, int64 [words]; 0 for those in no question. Few texts come to be asked for them."""
+        return np.fromiter(map(self.vocabulary.get, self.strings, repeat(0)), np.int64, len(self.strings))
 
 
 def needed(length: int) -> int:
@@ -141,7 +150,8 @@ class Questions:
         self.grams_needed = [needed_grams(length) for length in lengths.tolist()]
         self._order_words()
         places = _spans(self.first[:-1], lengths - (GRAM - 1))
-        keys = _gram_keys(self.words.astype(np.int64))[places] if texts else _NONE
+        hash_of = np.concatenate([np.zeros(1, np.int64), word_hashes(list(self.vocabulary))])
+        keys = _gram_keys(hash_of[self.words])[places] if texts else _NONE
         order = np.argsort(keys, kind="stable")
         self.places = places[order].astype(np.int32)
         self.owner_of = self.owner[self.places]
@@ -175,14 +185,16 @@ class Questions:
         """An empty account of what kept documents have in common with these questions."""
         return Overlap(len(self.names))
 
-    def examine(self, document: Document, words: Sequence[str], overlap: Overlap | None = None) -> Match | None:
+    def examine(
+        self, document: Document, words: Sequence[str], hashes: np.ndarray, overlap: Overlap | None = None
+    ) -> Match | None:
         """Why the document goes, or None; what a document that stays has in common with questions is added to
-        `overlap`. `words` are `split_words(fold(document.text))`."""
+        `overlap`. `words` are `split_words(fold(document.text))`, `hashes` their `word_hashes`."""
         if document.pmid in self.pmids:
             return Match("benchmark-pmid", *self.pmids[document.pmid], 1.0)
         blocks = []
         for start in range(0, max(1, len(words) - self.longest), _BLOCK):
-            block = self._look_up(words[start : start + _BLOCK + self.longest])
+            block = self._look_up(words, hashes, slice(start, start + _BLOCK + self.longest))
             if len(block.at):
                 blocks.append(block)
         best = max((self._best(block) for block in blocks), default=(0.0, 0))
@@ -198,18 +210,18 @@ class Questions:
         """The words of a question as numbers, int64."""
         return self.words[self.first.item(question) : self.first.item(question + 1)].astype(np.int64)
 
-    def _look_up(self, words: Sequence[str]) -> _Text:
-        """The 4-grams of questions in a text. Keys stand for 4-grams: of a million 4-grams, two share a 64-bit key once
-        in 10^7 sets of questions, and then only more is compared than need be."""
-        numbers = np.fromiter(map(self.vocabulary.get, words, repeat(0)), np.int64, len(words))
-        if len(words) < SHORTEST_QUESTION or not len(self.keys):
-            return _Text(numbers, numbers[:0], numbers[:0])
-        keys = _gram_keys(numbers)
+    def _look_up(self, words: Sequence[str], hashes: np.ndarray, block: slice) -> _Text:
+        """The 4-grams of questions in a block of a text. Keys stand for 4-grams: of a million 4-grams, two share a key of
+        64 bits once in 10^7 sets of questions, and then only more is compared than need be."""
+        hashes = hashes[block]
+        if len(hashes) < SHORTEST_QUESTION or not len(self.keys):
+            return _Text((), _NONE, _NONE, self.vocabulary)
+        keys = _gram_keys(hashes)
         at = self.table.take(keys >> self.shift).nonzero()[0]  # a negative index counts from the end, as when filled
         keys = keys.take(at)
         gram = self.keys.searchsorted(keys)
         real = self.keys.take(gram, mode="clip") == keys
-        return _Text(numbers, at[real], gram[real])
+        return _Text(words[block], at[real], gram[real], self.vocabulary)
 
     def _best(self, text: _Text) -> tuple[float, int]:
         """(highest share, -question) among the questions that stand in `text`; (0.0, 0) where none does."""

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from data.documents import Document
 from data.language import SURELY_ENGLISH, detect
 from data.licences import license_class
@@ -219,9 +221,9 @@ class Filters:
         """A hash of everything that decides which documents go, but for the code."""
         return hashlib.sha256(repr((self.limits, self.languages, self.licences)).encode()).hexdigest()
 
-    def failed(self, document: Document, folded_words: Sequence[str], phrases: Sequence[str]) -> str | None:
-        """The name of the first rule by which a cleaned document goes, or None. Its words and phrases: see
-        `data.words`."""
+    def failed(self, document: Document, folded_words: Sequence[str], phrases: np.ndarray) -> str | None:
+        """The name of the first rule by which a cleaned document goes, or None. Its words and the hashes of its
+        phrases: see `data.words`."""
         candidate = _Candidate(document, Sample(document.text, folded_words, phrases), self)
         for name, limit in self.limits:
             if _BY_NAME[name].fails(candidate, limit):

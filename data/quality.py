@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from string import ascii_lowercase, digits
 
+import numpy as np
+
 from data.language import ENGLISH_WORDS
 
 FEWEST_WORDS = 20
@@ -73,7 +75,7 @@ _WEB_WORDS = frozenset((
 
 
 class Sample:
-    """A text, its folded words and phrases (see `data.words`) and what several measures count.
+    """A text, its folded words and the hashes of its phrases (see `data.words`), and what several measures count.
 
     `counts` are of the different words, `lengths` the characters of each word, `encoded` is UTF-8, `visible` a byte a
     visible character (the first of its UTF-8 form). `count` and `different` words are FEWEST_WORDS at least.
@@ -81,7 +83,7 @@ class Sample:
 
     __slots__ = ("count", "counts", "different", "encoded", "lengths", "phrases", "text", "visible", "words")
 
-    def __init__(self, text: str, words: Sequence[str], phrases: Sequence[str]):
+    def __init__(self, text: str, words: Sequence[str], phrases: np.ndarray):
         self.text = text
         self.words = words
         self.phrases = phrases
@@ -153,8 +155,10 @@ def duplicate_line_share(sample: Sample) -> float:
 
 def duplicate_phrase_share(sample: Sample) -> float:
     """Phrases of five words that stood before, among all; 0 for less than FEWEST_WORDS phrases."""
-    count = len(sample.phrases)
-    return 1 - len(set(sample.phrases)) / count if count >= FEWEST_WORDS else 0.0
+    if len(sample.phrases) < FEWEST_WORDS:
+        return 0.0
+    ordered = np.sort(sample.phrases)
+    return np.count_nonzero(ordered[1:] == ordered[:-1]) / len(ordered)
 
 
 def top_pair_share(sample: Sample) -> float:

@@ -11,6 +11,7 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 
+import numpy as np
 import xxhash
 
 from data.boilerplate import strip_boilerplate
@@ -28,7 +29,7 @@ from data.shared import SPLITS, Shared
 from data.summary import Summary, place
 from data.tokenizer import Tokenizer, load_tokenizer
 from data.units import Unit, UnitFile, file_hashes, is_archive
-from data.words import fold, phrases, split_words
+from data.words import fold, phrase_hashes, split_words, word_hashes
 
 PART_DOCUMENTS = 1 << 15
 """Documents of a part: a file of MEDLINE's has 30,000 citations at most. What is held of them until a part is written
@@ -143,9 +144,10 @@ class _UnitWork:
         document.title = " ".join(title.split()) or None
         folded = fold(text)
         words = split_words(folded)
-        grams = phrases(words)
-        rule = shared.filters.failed(document, words, grams)
-        match = None if rule else shared.questions.examine(document, words, self.overlap)
+        hashes = word_hashes(words)
+        phrases = phrase_hashes(hashes)
+        rule = shared.filters.failed(document, words, phrases)
+        match = None if rule else shared.questions.examine(document, words, hashes, self.overlap)
         if rule or match:
             detail = f"{document.id} ({match.benchmark} {match.question})" if match else None
             summary.drop(rule or match.rule, detail, len(before))
@@ -153,7 +155,7 @@ class _UnitWork:
                 summary.contaminated.append([document.id, *match])
             self._judge(document, rule or match.rule)
             return
-        self._keep(document, words, grams, normalised(folded), before)
+        self._keep(document, words, phrases, normalised(folded), before)
 
     def _judge(self, document: Document, rule: str) -> None:
         """What a dropped document says of others with its identifiers."""
@@ -162,7 +164,9 @@ class _UnitWork:
         if document.pmid and self.form.revises:
             self._judge_pmid(document.pmid, Action.REVISED)
 
-    def _keep(self, document: Document, words: list[str], grams: list[str], normalised_text: str, before: str) -> None:
+    def _keep(
+        self, document: Document, words: list[str], phrases: np.ndarray, normalised_text: str, before: str
+    ) -> None:
         summary, shared, part = self.summary, self.shared, self.part
         position = part.documents
         share = shared.validation[self.unit.kind]
@@ -170,7 +174,7 @@ class _UnitWork:
         abstract_only = not self.form.full_text or ABSTRACT in (document.types or ())
         part.identities.add(document, normalised_text, position, abstract_only=abstract_only)
         if shared.near_duplicates:
-            part.bands.add(grams, position)
+            part.bands.add(phrases, position)
         year = (document.date or "")[:4]
         part.scratch.add(
             document,

@@ -12,7 +12,7 @@ from data import decontaminate
 from data.decontaminate import GRAM, Questions, needed, needed_grams, read_questions
 from data.documents import Document
 from data.overlap import LONGEST_RUN, SHORTEST_RUN, Overlap, in_order, letter_masks
-from data.words import fold, split_words
+from data.words import fold, split_words, word_hashes
 
 LONG = "Which drug is given first in acute gout (adults), 500 µg?"
 SHORT = "Is gout ever really cured?"
@@ -29,7 +29,8 @@ QUESTIONS = Questions(
 
 def examine(text, questions=QUESTIONS, overlap=None, **fields):
     document = Document(id="x", source="s", title=None, text=text, **fields)
-    return questions.examine(document, split_words(fold(text)), overlap)
+    words = split_words(fold(text))
+    return questions.examine(document, words, word_hashes(words), overlap)
 
 
 @pytest.mark.parametrize(

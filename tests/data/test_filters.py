@@ -15,7 +15,7 @@ from data.files import open_input
 from data.filters import PROFILES, RULES, Filters, parse_overrides
 from data.readers import find_format
 from data.readers.interface import InputFile
-from data.words import fold, phrases, split_words
+from data.words import fold, phrase_hashes, split_words, word_hashes
 
 PROSE = (
     "Patients who were admitted to the emergency department with chest pain between January and June were followed for "
@@ -123,7 +123,7 @@ def document(text, **fields):
 def fate(text, filters=None, **fields):
     text = strip_boilerplate(clean_text(text), Counter())
     words = split_words(fold(text))
-    return (filters or Filters.build()).failed(document(text, **fields), words, phrases(words))
+    return (filters or Filters.build()).failed(document(text, **fields), words, phrase_hashes(word_hashes(words)))
 
 
 @pytest.mark.parametrize("name", GARBAGE)
