@@ -211,7 +211,7 @@ class Questions:
         return self.words[self.first.item(question) : self.first.item(question + 1)].astype(np.int64)
 
     def _look_up(self, words: Sequence[str], hashes: np.ndarray, block: slice) -> _Text:
-        """The 4-grams of questions in a block of a text. Keys stand for 4-grams: of a million 4-grams, two share a key of
+        """The 4-grams of questions in a block of a text. Keys stand for 4-grams: of a million, two share a key of
         64 bits once in 10^7 sets of questions, and then only more is compared than need be."""
         hashes = hashes[block]
         if len(hashes) < SHORTEST_QUESTION or not len(self.keys):
