@@ -15,9 +15,11 @@ from data.clusters import write_clusters
 from data.decontaminate import read_questions
 from data.disk import check_space, estimate
 from data.filters import Filters, parse_overrides
+from data.language import CANDIDATES
 from data.licences import parse_licenses
 from data.readers import FORMATS
 from data.readers.interface import ReadSettings
+from data.readers.jsonl import FIELDS
 from data.redact import Redactor, parse_kinds
 from data.report import Report
 from data.settings import parse_assignment
@@ -84,11 +86,12 @@ def run(settings: Settings) -> int:
     """Curate; returns 0, or 2 when files were damaged (all else is finished then). Raises ValueError for what a user
     can mend."""
     sources = _sources(settings)
+    benchmarks = [parse_assignment(text, "--benchmark") for text in settings.benchmark]
+    rules = _rules(settings, sources)
     plans = [plan(source, place) for place, source in enumerate(sources)]
     units = [unit for planned in plans for unit in planned.units]
+    shared = _shared(settings, benchmarks, *rules)
     _say_missing(sources, plans)
-    benchmarks = [parse_assignment(text, "--benchmark") for text in settings.benchmark]
-    shared = _shared(settings, sources, benchmarks)
     out = shared.out
     check_space(out, estimate(units, near_duplicates=settings.near_duplicates > 0))
     with claimed(out, _identity(settings, sources, benchmarks, shared)):
@@ -142,9 +145,30 @@ def _sources(settings: Settings) -> list[Source]:
     return sources
 
 
-def _shared(settings: Settings, sources: Sequence[Source], benchmarks: Sequence[tuple[str, Path]]) -> Shared:
-    languages = () if settings.languages == "all" else _words(settings.languages)
-    fields = _fields(settings.field, [source.name for source in sources])
+Rules = tuple[dict[str, ReadSettings], Filters, Redactor]
+
+
+def _rules(settings: Settings, sources: Sequence[Source]) -> Rules:
+    """What is done with texts. ValueError for words that mean nothing, before a folder is looked into."""
+    languages = _languages(settings.languages)
+    fields = _fields(settings.field, sources)
+    reading = {
+        source.name: ReadSettings(settings.tables, settings.special_tokens, languages, fields.get(source.name, ()))
+        for source in sources
+    }
+    filters = Filters.build(
+        settings.profile, parse_overrides(settings.filter), languages, parse_licenses(settings.licenses)
+    )
+    return reading, filters, Redactor(parse_kinds(settings.redact))
+
+
+def _shared(
+    settings: Settings,
+    benchmarks: Sequence[tuple[str, Path]],
+    reading: dict[str, ReadSettings],
+    filters: Filters,
+    redactor: Redactor,
+) -> Shared:
     tokenizer = load_tokenizer(settings.tokenizer) if settings.tokenizer else None
     return Shared(
         out=Path(settings.out).expanduser(),
@@ -153,14 +177,9 @@ def _shared(settings: Settings, sources: Sequence[Source], benchmarks: Sequence[
         validation={
             kind: settings.guidelines_validation if kind == "guidelines" else settings.validation for kind in FORMATS
         },
-        reading={
-            source.name: ReadSettings(settings.tables, settings.special_tokens, languages, fields.get(source.name, ()))
-            for source in sources
-        },
-        filters=Filters.build(
-            settings.profile, parse_overrides(settings.filter), languages, parse_licenses(settings.licenses)
-        ),
-        redactor=Redactor(parse_kinds(settings.redact)),
+        reading=reading,
+        filters=filters,
+        redactor=redactor,
         questions=read_questions(benchmarks),
         near_duplicates=settings.near_duplicates,
         samples=settings.samples,
@@ -169,20 +188,35 @@ def _shared(settings: Settings, sources: Sequence[Source], benchmarks: Sequence[
     )
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word for part in text.split(",") if (word := part.strip().lower()))
+def _languages(text: str) -> tuple[str, ...]:
+    """The codes in `--languages en,fr`; () for all."""
+    codes = tuple(code for part in text.split(",") if (code := part.strip().lower()))
+    unknown = [code for code in codes if code not in CANDIDATES]
+    if codes == ("all",):
+        return ()
+    if unknown or not codes:
+        named = f"no language {', '.join(unknown)}" if unknown else "no language named"
+        raise ValueError(f"--languages {text!r}: {named}; choose from {', '.join(CANDIDATES)}, or all alone")
+    return codes
 
 
-def _fields(assignments: Sequence[str], sources: Sequence[str]) -> dict[str, tuple[tuple[str, str], ...]]:
+def _fields(assignments: Sequence[str], sources: Sequence[Source]) -> dict[str, tuple[tuple[str, str], ...]]:
     """`--field NAME:FIELD=KEY` by source name."""
+    kinds = {source.name: source.kind for source in sources}
     found: dict[str, tuple[tuple[str, str], ...]] = {}
     for text in assignments:
         declared, sign, key = text.partition("=")
         name, colon, field = declared.partition(":")
         if not (sign and colon and name and field and key):
             raise ValueError(f"--field {text!r}: expected NAME:FIELD=KEY, e.g. notes:text=body")
-        if name not in sources:
-            raise ValueError(f"--field {text!r}: no source is named {name}; named are {', '.join(sources)}")
+        if name not in kinds:
+            raise ValueError(f"--field {text!r}: no source is named {name}; named are {', '.join(kinds)}")
+        if kinds[name] != "jsonl":
+            raise ValueError(f"--field {text!r}: {name} is of kind {kinds[name]}; only jsonl has fields to map")
+        if field not in FIELDS:
+            raise ValueError(f"--field {text!r}: no field {field}; choose from {', '.join(FIELDS)}")
+        if field in dict(found.get(name, ())):
+            raise ValueError(f"--field {text!r}: {field} of {name} is mapped twice; name one key")
         found[name] = (*found.get(name, ()), (field, key))
     return found
 

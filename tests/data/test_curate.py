@@ -1,99 +1,15 @@
-"""Curation from raw files to documents: counts, identity of the output, resuming, damage, clear errors."""
+"""Curation from raw files to documents: counts, identity of the output, resuming, damage."""
 
 import gzip
-import html
 import json
-import os
-import subprocess
-import sys
 import tarfile
-from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from data import curate, read_pass, units
 from data.curate import Settings
 from data.documents import read_documents
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-LONG = "Colchicine 500 µg is given twice daily until the pain has gone (p < 0.05). "
-
-
-def citation(pmid, text, version=1):
-    return (
-        f'<PubmedArticle><MedlineCitation><PMID Version="{version}">{pmid}</PMID><Article><ArticleTitle>Title {pmid}.</ArticleTitle>'
-        f"<Abstract><AbstractText>{html.escape(text)}</AbstractText></Abstract></Article></MedlineCitation></PubmedArticle>"
-    )
-
-
-def medline(*citations):
-    return f"<PubmedArticleSet>{''.join(citations)}</PubmedArticleSet>".encode()
-
-
-def article(pmid, text):
-    return (
-        f'<article><front><article-meta><article-id pub-id-type="pmid">{pmid}</article-id><title-group><article-title>Paper {pmid}'
-        f"</article-title></title-group></article-meta></front><body><p>{html.escape(text)}</p></body></article>"
-    ).encode()
-
-
-@pytest.fixture
-def raw(tmp_path):
-    """Two MEDLINE files, three articles, text and jsonl with duplicates within and across; every source of another kind."""
-    folder = tmp_path / "raw"
-    for name in ("medline", "jats/sub", "who", "replay"):
-        (folder / name).mkdir(parents=True)
-    (folder / "medline/pubmed1.xml").write_bytes(medline(*(citation(n, f"{LONG} Number {n}.") for n in range(1, 41))))
-    update = [
-        citation(1, f"{LONG} Revised."),
-        citation(2, f"{LONG} Second version.", 2),
-        citation(2, f"{LONG} Third place."),
-    ]
-    update.append("<DeleteCitation><PMID>3</PMID></DeleteCitation>")
-    (folder / "medline/pubmed2.xml.gz").write_bytes(gzip.compress(medline(*update), mtime=0))
-    (folder / "medline/README.txt").write_text("not data")
-    for pmid in (4, 100, 101):
-        (folder / f"jats/sub/{pmid}.nxml").write_bytes(article(pmid, LONG * 3 + str(pmid)))
-    (folder / "jats/notes.csv").write_text("a,b")
-    (folder / "who/gout.html").write_text(f"<html><body><h1>Gout</h1><p>{LONG * 2}</p></body></html>")
-    (folder / "who/copy.html").write_text(f"<html><body><h1>Gout</h1><p>{LONG * 2}</p></body></html>")
-    Image.new("RGB", (30, 30)).save(folder / "who/scan.pdf")
-    lines = [json.dumps({"text": f"{LONG} Line {n}.", "id": n}) for n in range(200)] + [
-        json.dumps({"text": "short"}),
-        "no json",
-    ]
-    (folder / "replay/r.jsonl").write_text("\n".join(lines) + "\n")
-    return folder
-
-
-def settings(raw, out, **changes):
-    sources = [
-        f"medline={raw}/medline",
-        f"jats:papers={raw}/jats",
-        f"guidelines={raw}/who",
-        f"jsonl:replay={raw}/replay",
-    ]
-    # the made texts repeat themselves and each other; filters and near-duplicates have tests of their own
-    defaults = {"source": tuple(sources), "out": str(out), "profile": "none", "near_duplicates": 0}
-    return Settings(**{**defaults, **changes})
-
-
-def documents(out, name, split="*"):
-    return [document for path in sorted((out / name).glob(f"{split}-*.jsonl.zst")) for document in read_documents(path)]
-
-
-def contents(out):
-    """Every compared file: all but `run.log`."""
-    return {
-        path.relative_to(out).as_posix(): path.read_bytes()
-        for path in out.rglob("*")
-        if path.is_file() and path.name != "run.log"
-    }
-
-
-def report(out):
-    return json.loads((out / "report.json").read_text())["sources"]
+from tests.data.raw_sources import LONG, article, citation, contents, documents, medline, report, settings
 
 
 def test_counts_and_documents(raw, tmp_path, capsys):
@@ -276,97 +192,6 @@ def test_the_split_is_stable_and_has_its_share(tmp_path):
     curate.run(Settings(source=(f"jsonl={path}",), out=str(tmp_path / "two"), near_duplicates=0, profile="none"))
     after = {document["pmid"]: document["split"] for document in documents(tmp_path / "two", "jsonl")}
     assert {pmid: after[pmid] for pmid in before} == before
-
-
-def test_another_run_in_the_same_folder_is_refused(raw, tmp_path):
-    out = tmp_path / "out"
-    assert curate.run(settings(raw, out)) == 0
-    assert curate.run(settings(raw, out, workers=2)) == 0  # the same run: workers change nothing
-    with pytest.raises(ValueError, match=r"holds a different run \(validation was 0\.03, now 0\.05\)"):
-        curate.run(settings(raw, out, validation=0.05))
-    with pytest.raises(ValueError, match=r"holds a different run \(sources was"):
-        curate.run(settings(raw, out, source=(f"jsonl={raw}/replay",)))
-    foreign = tmp_path / "foreign"
-    foreign.mkdir()
-    (foreign / "thesis.txt").write_text("precious")
-    with pytest.raises(ValueError, match="is no curation folder"):
-        curate.run(settings(raw, foreign))
-    assert (foreign / "thesis.txt").read_text() == "precious"
-
-
-@pytest.mark.parametrize(
-    ("sources", "message"),
-    [
-        ((), "no --source given"),
-        (("medline",), "expected KIND=PATH"),
-        (("medline=/nowhere/at/all",), "no such file or folder"),
-        (("medline={raw}/replay",), "nothing to read; medline reads .xml"),
-        (("html={raw}/who",), "unknown source kind 'html'"),
-        (("jsonl:../x={raw}/replay",), "cannot be the name of an output folder"),
-        (("jsonl:work={raw}/replay",), "cannot be the name of an output folder"),
-        (("jsonl={raw}/replay", "jsonl={raw}/replay"), "two sources named jsonl"),
-        (("guidelines={raw}/who/scan.pdf",), "nothing is left of 1 records: 1 no-text-in-pdf"),
-    ],
-)
-def test_errors_a_user_can_mend(raw, tmp_path, sources, message):
-    given = tuple(source.format(raw=raw) for source in sources)
-    with pytest.raises(ValueError, match=message):
-        curate.run(Settings(source=given, out=str(tmp_path / "out")))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"workers": 0}, "--workers 0"),
-        ({"validation": 1.0}, "--validation 1.0"),
-        ({"seed": -1}, "--seed -1"),
-        ({"near_duplicates": 1.5}, "--near-duplicates 1.5"),
-        ({"memory": 1}, "--memory 1: at least 64 MiB"),
-        ({"field": ("text=body",)}, "--field 'text=body': expected NAME:FIELD=KEY"),
-        ({"field": ("notes:text=body",)}, "no source is named notes"),
-        ({"filter": ("no-rule=1",)}, "no-rule"),
-        ({"licenses": "mit"}, "--licenses 'mit'"),
-        ({"redact": "names"}, "--redact"),
-        ({"benchmark": ("x",)}, "--benchmark 'x'"),
-    ],
-)
-def test_settings_out_of_range(raw, tmp_path, change, message):
-    with pytest.raises(ValueError, match=message):
-        curate.run(settings(raw, tmp_path / "out", **change))
-
-
-def test_command_line(raw, tmp_path):
-    def command(*words):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.run(
-            [sys.executable, "-m", "data", "curate", *words],
-            cwd=REPOSITORY,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    done = command(
-        "--source",
-        f"medline={raw}/medline",
-        f"jsonl:replay={raw}/replay",
-        "--workers",
-        "2",
-        "--near-duplicates",
-        "0",
-        "--out",
-        str(tmp_path / "out"),
-    )
-    assert done.returncode == 0, done.stderr
-    assert len(documents(tmp_path / "out", "medline")) == 39
-    (raw / "medline/pubmed1.xml").write_bytes(b"")
-    failed = command("--source", f"medline={raw}/medline/pubmed1.xml", "--out", str(tmp_path / "other"))
-    assert failed.returncode == 2
-    assert "Traceback" not in failed.stderr
-    (error,) = [line for line in failed.stderr.splitlines() if line.startswith("error:")]
-    assert error.startswith("error: nothing is left of 0 records: 1 damaged files")
-    assert error.endswith("pubmed1.xml: empty file, expected XML")
 
 
 def test_real_sources(assets, tmp_path):
