@@ -17,6 +17,13 @@ _SCRIPTABLE = re.compile(r"(?:[0-9+\-−–=()/]|(?<![A-Za-z])[a-pr-z](?![A-Za-z
 _NUMBER_AT_END = re.compile(r"(?<![A-Za-z0-9-])[0-9][0-9.,]*$")
 _EXPONENT = re.compile(r"[+\-−–]?[0-9]*[.·][0-9]+|[\-−–].*[A-Za-z0-9\u0370-\u03ff].*")
 _EULER_AT_END = re.compile(r"(?<![A-Za-z])e$")
+_WORD_AT_END = re.compile(r"[^\W_][)\]]*$")
+_NAME_AT_END = re.compile(r"[^\W_]{2}$")
+_MARK = r"(?:[0-9]{1,3}(?:[-–][0-9]{1,3})?|[a-pr-z])"
+_MARKS = re.compile(rf"{_MARK}(?:\s?,\s?{_MARK})+")
+_LEVEL = re.compile(r"high|hi|low|lo|int|inter|mid|dim|bright|br|neg|pos", re.IGNORECASE)
+_ALLELE = r"(?:[†‡]?\w+(?:-[^\W\d_]\w+)*|[+−–-])"
+_GENOTYPE = re.compile(rf"{_ALLELE}(?:/{_ALLELE})*")
 _RAISED_AS_IT_IS = re.compile(r"(?:st|nd|rd|th|TM|[®™©℠°ºª*†‡§¶#′″'\"]+)", re.IGNORECASE)
 _ESCAPED_TWICE = re.compile(r"&(?:[A-Za-z][A-Za-z0-9]{1,30}|#[0-9]{2,6}|#x[0-9A-Fa-f]{2,5});")
 _DOCUMENT_BODY = re.compile(r"\\begin\{document\}(.*?)\\end\{document\}", re.DOTALL)
@@ -43,17 +50,22 @@ def local_name(element: etree._Element) -> str:
 def superscript(text: str, before: str) -> str:
     """`text` raised, behind the text `before`; blanks at its ends stay.
 
-    Numbers, signs and single letters get Unicode's superscripts (10⁹, Ca²⁺, xⁿ⁺¹, 3.1ᵃ). Words are written as everyone
-    types them (CD25high, 4th), except over a number or an e, where `^` keeps the two apart, as it does before decimals
-    and what is negative (kg^0.75, e^(-kt)).
+    Numbers, signs and single small letters get Unicode's superscripts (10⁹, CD4⁺, Ca²⁺, xⁿ⁺¹, 3.1ᵃ), and so do lists of
+    marks (ᵃ,ᵇ). Ordinals and levels of a marker are written as everyone types them (13th, CD25high). Anything else
+    gets a `^` that keeps it apart from the number, word or bracket that it stands on: kg^0.75, e^(-kt), A^T, p53^GFP. A
+    genotype on a name needs no parentheses (Bmp2^C/C); an exponent does (x^(A/B)).
     """
     inner = squeeze(text)
-    if _SCRIPTABLE.fullmatch(inner):
+    marks = _MARKS.fullmatch(inner) and not (inner[0].isdigit() and _NUMBER_AT_END.search(before))
+    if marks or _SCRIPTABLE.fullmatch(inner):
         raised = inner.translate(_SUPERSCRIPT)
     elif not inner or _RAISED_AS_IT_IS.fullmatch(inner):
         raised = inner
     elif _EXPONENT.fullmatch(inner) or _NUMBER_AT_END.search(before) or _EULER_AT_END.search(before):
         raised = f"^{inner}" if inner.replace(".", "").isalnum() else f"^({inner})"
+    elif _WORD_AT_END.search(before) and inner[0] not in "/,;:.[" and not _LEVEL.fullmatch(inner):
+        genotype = _GENOTYPE.fullmatch(inner) and ("/" not in inner or _NAME_AT_END.search(before))
+        raised = f"^{inner}" if genotype else f"^({inner})"
     else:
         raised = inner
     return _with_outer_blanks(raised, text)
