@@ -9,8 +9,9 @@ import re
 from collections import Counter
 from collections.abc import Callable
 
-from data.readers.inline import names, squeeze, subscript, superscript, tex
+from data.readers.inline import squeeze, subscript, superscript, tex
 from data.readers.tables import Cell, markdown_rows, span
+from data.readers.wikitext_templates import template_name, template_text
 
 DEEPEST_NESTING = 400
 """Templates in templates; MediaWiki itself stops at 100."""
@@ -54,6 +55,7 @@ _INNERMOST = re.compile(  # a template or link that holds neither
 _BROKEN_TEMPLATE = re.compile(r"\{\{[^{}]*\}\}")  # with a link in it that never closes
 _ARGUMENT = re.compile(r"\{\{\{([^{}|]*)(?:\|([^{}]*))?\}\}\}")
 _INNERMOST_TABLE = re.compile(r"^[ \t:]*\{\|((?:(?!^[ \t:]*\{\|).)*?)^[ \t]*\|\}", re.DOTALL | re.MULTILINE)
+_STRAY_TABLE_END = re.compile(r"\n[ \t]*\|\}[ \t]*")  # of a table that began inside a line
 _EXTERNAL = re.compile(r"\[(?:https?:|ftp:|mailto:)?//[^\s\]]{1,2000}(?:\s+([^\]]{0,1000}))?\]")
 _QUOTES = re.compile(r"'{2,5}")
 _HEADER = re.compile(r"^(={1,6})\s*(.*?)\s*\1\s*$", re.MULTILINE)
@@ -68,36 +70,46 @@ _CLOSING_SECTIONS = frozenset((
 _LIST_LINE = re.compile(r"^([*#;:]+)[ \t]*(.*)$")
 _HELD = "\ue000{}\ue001"  # private-use brackets around the number of a held verbatim passage
 _HELD_FOUND = re.compile("\ue000(\\d+)\ue001")
+_ENTITY = re.compile(r"&(?:#\w+|\w{1,32});?")
+_HOLES = (
+    *((f"{first} {second}", first) for first in ",;" for second in ",;"),
+    *((hole, "(") for hole in ("( ", "(,", "(;") * 3),
+    *((hole, ")") for hole in (" )", ",)", ";)") * 3),
+    (" ()", ""),
+)
+"""What is left around templates of sounds and of scripts: `Albania (, ; Shqipëri, )`."""
 
 
-def plain_text(source: str, notes: Counter[str]) -> str:
+def plain_text(source: str, left_out: Counter[str]) -> str:
     """The text of a page. Its markup is undone from the innermost outwards, so nesting of any depth comes out whole.
 
-    `notes` counts the templates left out. Raises NestedTooDeeply.
+    `left_out` counts the templates left out by their names. Raises NestedTooDeeply.
     """
     held: list[str] = []
 
+    def restore(text: str) -> str:
+        return _HELD_FOUND.sub(lambda match: held[int(match.group(1))], text)
+
     def hold(text: str) -> str:
-        held.append(text)
+        held.append(restore(text))  # a table may hold a formula, and verbatim text another
         return _HELD.format(len(held) - 1)
 
-    text = _COMMENT.sub("", source.replace("\ue000", "").replace("\ue001", ""))
+    text = _COMMENT.sub("", _without_marks(source))
     text = _REFERENCE.sub("", text)
     text = _MATH.sub(lambda match: hold(tex(match.group(2))), text)
-    text = _VERBATIM.sub(lambda match: hold(html.unescape(match.group(2))), text)
+    text = _VERBATIM.sub(lambda match: hold(_unescape(match.group(2))), text)
     text = _NOT_PROSE.sub("", text)
     text = _repeat(_SCRIPT, _script, text)
     text = _ARGUMENT.sub(lambda match: match.group(2) or "", text)
-    text = _repeat(_INNERMOST, lambda match: _template_or_link(match, notes), text)
+    text = _repeat(_INNERMOST, lambda match: _template_or_link(match, left_out), text)
     text = _BROKEN_TEMPLATE.sub("", text)
     text = _repeat(_INNERMOST_TABLE, lambda match: hold(_table(match.group(1))), text)
+    text = _STRAY_TABLE_END.sub("\n", text)
     text = _EXTERNAL.sub(lambda match: match.group(1) or "", text)
     text = _inline(text)
     text = _HEADER.sub(lambda match: "#" * max(2, len(match.group(1))) + " " + match.group(2), _lists(text))
     text = _without_closing_sections(text)
-    for _ in range(2):  # a held table may hold a formula
-        text = _HELD_FOUND.sub(lambda match: held[int(match.group(1))], text)
-    return re.sub(r"\n{3,}", "\n\n", text).strip()
+    return re.sub(r"\n{3,}", "\n\n", restore(text)).strip()
 
 
 def _inline(text: str) -> str:
@@ -105,8 +117,20 @@ def _inline(text: str) -> str:
     text = _QUOTES.sub("", text)
     text = _TAG.sub("", _BREAK.sub("\n", text))
     text = _MAGIC_WORD.sub("", text)
-    text = html.unescape(text).replace("\xa0", " ")
-    return re.sub(r"[ \t]+", " ", re.sub(r"\(\s*[;,]?\s*\)", "", text))  # () is left where a template of sounds stood
+    text = re.sub(r"[ \t]+", " ", _unescape(text).replace("\xa0", " "))
+    for hole, kept in _HOLES:
+        while hole in text:
+            text = text.replace(hole, kept)
+    return text
+
+
+def _unescape(text: str) -> str:
+    """Entities as their characters, except those of held passages."""
+    return _ENTITY.sub(lambda match: _without_marks(html.unescape(match.group())), text)
+
+
+def _without_marks(text: str) -> str:
+    return text.replace("\ue000", "").replace("\ue001", "")
 
 
 def _repeat(pattern: re.Pattern[str], replace: Callable[[re.Match[str]], str], text: str) -> str:
@@ -125,79 +149,14 @@ def _script(match: re.Match[str]) -> str:
     return superscript(text, before) if raised else subscript(text, before, after)
 
 
-def _template_or_link(match: re.Match[str], notes: Counter[str]) -> str:
+def _template_or_link(match: re.Match[str], left_out: Counter[str]) -> str:
     template = match.group("template")
     if template is None:
         return _link(match.group("link"))
-    text = _template(template)
-    notes["templates left out"] += not text
+    text = template_text(template)
+    if not text:
+        left_out[template_name(template)] += 1
     return text
-
-
-def _template(source: str) -> str:
-    """What a template writes, for those that write words or numbers; else nothing."""
-    name, *parts = source.split("|")
-    name = squeeze(name.replace("_", " ")).lower()
-    if name.startswith("formatnum:"):
-        return name.removeprefix("formatnum:").strip()
-    named = {key.strip(): value.strip() for key, sign, value in (part.partition("=") for part in parts) if sign}
-    values = [part.strip() for part in parts if not re.match(r"\s*[\w -]+\s*=", part)]
-    if not values and (name in _QUOTES_OF_TEXT or "1" in named):
-        values = [text for text in (named.get(key, "") for key in ("text", "quote", "1")) if text][:1]
-    if name in ("convert", "cvt") and len(values) > 1:
-        if len(values) > 3 and values[1] in ("-", "–", "to", "and", "by", "x", "or", "±", "+/-"):
-            joint = {"-": "–", "x": " × ", "by": " × ", "+/-": " ± ", "±": " ± "}.get(values[1], f" {values[1]} ")
-            return f"{values[0]}{joint.replace(' – ', '–')}{values[2]} {values[3]}"
-        return f"{values[0]} {values[1]}"
-    if name == "as of" and values:
-        return f"As of {values[0]}"
-    if name in ("circa", "c.", "ca.") and values:
-        return "c. " + "–".join(values)
-    if name == "dts":
-        return " ".join(values)
-    if name.startswith("lang-") or name in _FIRST_VALUE:
-        return values[0] if values else ""
-    if name in _LAST_VALUE:
-        return values[-1] if values else ""
-    if name in ("frac", "sfrac", "fraction") and values:
-        whole = f"{values[0]} " if len(values) > 2 else ""
-        return f"{whole}{values[-2]}/{values[-1]}" if len(values) > 1 else f"1/{values[0]}"
-    if name in ("sup", "sub", "chem sup", "chem sub") and values:
-        return superscript(values[0], "") if name.endswith("sup") else values[0]
-    if name in ("val", "formatnum", "e") and values:
-        if name == "e":
-            return "×10" + superscript(values[0], "10")
-        return _measured(values, named)
-    if name in ("chem", "chem2"):
-        return "".join(values)
-    return _SIGNS.get(name, "")
-
-
-def _measured(values: list[str], named: dict[str, str]) -> str:
-    """{{val}}: a number with its uncertainty (one, or an upper and a lower one), power of ten and unit."""
-    number = values[0]
-    if len(values) == 2:
-        number += f"±{values[1]}"
-    elif len(values) > 2:
-        number += f" +{values[1].lstrip('+')} −{values[2].lstrip('-−')}"
-    exponent, unit = named.get("e", ""), named.get("u") or named.get("ul", "")
-    if exponent:
-        number = (f"({number})" if len(values) > 1 else number) + "×10" + superscript(exponent, "10")
-    return number + (f" {unit}" if unit else "")
-
-
-_QUOTES_OF_TEXT = names("quote blockquote cquote quotation bq")
-_FIRST_VALUE = _QUOTES_OF_TEXT | names(
-    "nowrap nobr nobreak small big em strong smallcaps sc unicode abbr abbrlink tooltip ill math mvar var script angbr "
-    "nts"
-)
-_LAST_VALUE = frozenset(("lang", "transl", "transliteration", "color", "colour", "font color", "polytonic", "ill-wd"))
-_SIGNS = {
-    "ndash": "–", "mdash": "—", "spaced ndash": " – ", "snd": " – ", "spnd": " – ", "spaced mdash": " — ",
-    "dash": " – ", "en dash": "–", "em dash": "—", "nbsp": " ", "pi": "π", "mu": "μ", "deg": "°", "=": "=",
-    "!": "|", "'": "'", "times": "×", "minus": "−", "plusminus": "±", "prime": "′",
-    "tau": "τ", "phi": "φ", "ge": "≥", "le": "≤",
-}  # fmt: skip
 
 
 def _link(source: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 from data.documents import Document
 from data.files import DamagedFile, open_input
 from data.readers.interface import Drop, InputFile
-from data.readers.wikipedia import read
+from data.readers.wikipedia import NAMED_TEMPLATES, read
 from data.readers.wikitext import plain_text
 
 
@@ -74,13 +74,20 @@ def test_deep_nesting_ends():
 def test_real_dump(assets):
     (path,) = (assets / "general").glob("enwiki*.bz2")
     with open_input(path, path.name) as stream:
-        items = list(read(InputFile(stream, path.name, "wikipedia")))
+        file = InputFile(stream, path.name, "wikipedia")
+        items = list(read(file))
+    assert file.notes["template cite book left out"] == 488
     documents = [item for item in items if isinstance(item, Document)]
     assert (len(documents), sum(isinstance(item, Drop) for item in items)) == (106, 100)
     text = "\n".join(document.text for document in documents)
     assert len(text) > 2_900_000
     for mark in ("[[", "<ref", "'''", "{|", "&nbsp;", "<br"):
         assert text.count(mark) <= 1, mark
+    for mark in ("\ue000", "\ue001", "\n|}", "(;", "(,", ", )", "; )"):
+        assert mark not in text, mark
+    by_id = {document.id: document.text for document in documents}
+    assert "between 60 and 80 kg" in by_id["page:680"]
+    assert "| 101 1011 | 133 | 91 | 5B | [ |" in by_id["page:586"]
 
 
 def test_multistream_and_cut_dumps(tmp_path):
@@ -101,10 +108,48 @@ def test_multistream_and_cut_dumps(tmp_path):
         ("{{val|1.23|0.05|e=3|u=mm}}, {{val|5|u=g}}", "(1.23±0.05)×10³ mm, 5 g", 0),
         ("{{Quote|text=First, do no harm|author=X}}", "First, do no harm", 0),
         ("{{Infobox drug|dose=5}}Text", "Text", 1),
+        ("{{convert|60|and(-)|80|kg}}, {{convert|6|ft|2|in|m}}, {{cvt|2|,|3|or|4|x|5|cm|in|0}}", "60 and 80 kg, 6 ft 2 in, 2, 3 or 4 × 5 cm", 0),
+        ("{{convert|23|C|0}}, {{convert|1=12|2=km2}}, {{convert|5+1/2|in}}, {{convert|10|lb|3.5|oz|kg}}", "23 °C, 12 km², 5 1/2 in, 10 lb 3.5 oz", 0),
+        ("{{gaps|1|000}} {{gaps|3.141|592|u=m}} {{val|5|-|7|u=kg|e=3}} {{frac|3}}", "1000 3.141592 m (5–7)×10³ kg 1/3", 0),
+        ("{{GBP|50}} {{US$|5 million}} {{10^|5}} {{e|-5}} {{CO2}} {{pH|7}} {{SimpleNuclide2|lithium|7}}", "£50 US$5 million 10⁵ ×10⁻⁵ CO2 pH 7 lithium-7", 0),
+        ("{{As of|2013|June|8}} {{as of|2015|6|30|lc=y}} ''Eagle''{{'s}}", "As of 8 June 2013 as of 2015-6-30 Eagle’s", 0),
+        ("{{nihongo|Aikido|合気道|Aikidō}} {{HMS|Ajax|22|6}} {{ship|HMS|Exeter|68}}", "Aikido HMS Ajax HMS Exeter", 0),
         ('if n<p and q>2 then <span class="a">x</span>', "if n<p and q>2 then x", 0),
     ],
-)
+)  # fmt: skip
 def test_numbers_of_templates_are_kept_and_the_rest_is_counted(source, expected, left_out):
     notes = Counter()
     assert plain_text(source, notes) == expected
     assert notes.total() == left_out
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("Albania ({{IPAc-en|a}}, {{IPAc-en|b}}; Shqipëri, {{x}}) is", "Albania (Shqipëri) is"),
+        ("Andorra ({{x}}; {{y}}, {{z}}), a ({{x}}) state", "Andorra, a state"),
+        ("main() and (a, b); x (1945–)", "main() and (a, b); x (1945–)"),
+    ],
+)
+def test_no_holes_are_left_where_templates_stood(source, expected):
+    assert plain_text(source, Counter()) == expected
+
+
+def test_held_passages_come_back_from_any_depth():
+    inner = "{|\n|-\n| <nowiki>[<math>x</math></nowiki>\n|}"
+    for _ in range(4):
+        inner = "{|\n|-\n|\n" + inner + "\n|}"
+    text = plain_text(inner, Counter())
+    assert "[$x$" in text
+    assert not {"\ue000", "\ue001"} & set(text)
+    assert plain_text("&#xE000;0&#xE001; <nowiki>&#xE000;0&#57345;&lt;</nowiki>", Counter()) == "0 0<"
+    assert plain_text("{|\n|{|\n| b\n|}\n|}\nx", Counter()) == "| b |\n\nx"
+
+
+def test_names_of_templates_left_out_are_bounded():
+    text = "".join(f"{{{{rare {number}}}}}" for number in range(500)) + "{{common}}" * 3
+    file = InputFile(io.BytesIO(dump(page("P", text + "words"))), "w.xml", "wikipedia")
+    list(read(file))
+    assert file.notes["template common left out"] == 3
+    assert file.notes["rarer templates left out"] == 500 - (NAMED_TEMPLATES - 1)
+    assert len(file.notes) == NAMED_TEMPLATES + 1
