@@ -173,14 +173,15 @@ def _inline(node: LexborNode, running: list[str]) -> None:
 
 def _list_lines(node: LexborNode) -> list[str]:
     lines: list[str] = []
-    number = 0
+    number = _whole_number(node, "start", 1) - 1
     for item in node.iter():
         if item.tag in ("ul", "ol", "menu", "dl"):  # a list directly inside a list, as many editors write it
             lines += ["  " + line for line in _list_lines(item)]
             continue
         inner: list[str] = []
         _walk(item, inner)
-        number += item.tag == "li"
+        if item.tag == "li":
+            number = _whole_number(item, "value", number + 1)
         bullet = f"{number}." if node.tag == "ol" else "-"
         own = [line for block in inner for line in block.split("\n")]
         if own and item.tag == "dd":
@@ -188,6 +189,11 @@ def _list_lines(node: LexborNode) -> list[str]:
         elif own:
             lines += [f"{bullet} {own[0]}", *("  " + line for line in own[1:])]
     return lines
+
+
+def _whole_number(node: LexborNode, attribute: str, default: int) -> int:
+    value = (node.attributes.get(attribute) or "").strip()
+    return int(value) if re.fullmatch(r"-?[0-9]{1,9}", value) else default
 
 
 def _table(node: LexborNode, blocks: list[str]) -> None:

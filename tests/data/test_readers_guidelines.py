@@ -35,6 +35,13 @@ def test_html_page():
     )
 
 
+def test_html_lists_keep_their_numbers():
+    page = """<ol start=3><li>three<ol start="x"><li>one</li></ol></li></ol><p>Stop.</p>
+    <ol start="4"><li>four</li><li value="7">seven</li><li>eight</li></ol>"""
+    (document,) = read_all(page, "a.html")
+    assert document.text == "3. three\n  1. one\n\nStop.\n\n4. four\n7. seven\n8. eight"
+
+
 def test_html_without_header_gets_its_title_and_encoding_is_respected():
     page = '<html><head><meta charset="iso-8859-1"><title>Fièvre</title></head><body><p>5 µg</p>text</body></html>'
     (document,) = read_all(page.encode("latin-1"), "a.htm")
