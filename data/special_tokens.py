@@ -18,7 +18,7 @@ SPECIAL_TOKENS = (
 
 
 def enclose(kind: str, text: str) -> str:
-    """`text` between the opening and the closing token of a kind (`bib_ref`, `fig`, ...)."""
+    """`text`, which may be empty, between the opening and the closing token of a kind (`bib_ref`, `fig`, ...)."""
     opening, closing = f"[{kind}]", f"[/{kind}]"
     assert opening in SPECIAL_TOKENS
-    return f"{opening} {text} {closing}"
+    return f"{opening} {text} {closing}" if text else f"{opening} {closing}"

@@ -19,6 +19,8 @@ from data.readers.jats_inline import Conversion
 from data.readers.jats_references import References
 from data.xml import parse
 
+_NOTES_OF_TITLE = ("fn", "author-notes", "corresp")
+"""Values of ref-type whose marks in a title point to notes that are left out."""
 _APPENDICES = ("app-group", "app", "glossary")
 _LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
 _MATHML = "http://www.w3.org/1998/Math/MathML"
@@ -80,6 +82,9 @@ def article_text(article: etree._Element, meta: etree._Element | None, file: Inp
     title = None
     if meta is not None:
         titles = meta.find("title-group")
+        for mark in titles.iter("xref") if titles is not None else ():
+            if mark.get("ref-type") in _NOTES_OF_TITLE:
+                mark.clear(keep_tail=True)
         title = (blocks.child_line(titles, "article-title") or None) if titles is not None else None
         if title:
             blocks.add(f"# {title}")

@@ -17,8 +17,11 @@ from data.special_tokens import enclose
 CITED = names("bibr bib")
 """Values of ref-type that point to the bibliography."""
 _FOOTNOTES = names("fn table-fn")
+_LINK = "{http://www.w3.org/1999/xlink}href"
 _OPEN_NUMBER = re.compile(r"[0-9][.,]?$")
 """A number's end, to which another digit would be added: `20` and `4`, but also `5.` and `1`."""
+_CARRIES_MARK = re.compile(r"[\w)\]%]$|[0-9][.,]$")
+"""What a footnote's letter or digit would be read with: `20`, `5.`, `mg`, `12%`, `(n)`."""
 FORMULAS = names("inline-formula disp-formula chem-struct alternatives math tex-math")
 SILENT = names(
     "object-id media graphic supplementary-material ref-list permissions sec-meta related-article related-object "
@@ -138,12 +141,19 @@ class RunningText:
             if fuses or raised:
                 running.append(cited if "[" in cited else f" [{squeeze(cited)}]")
                 return
-        elif kind in _FOOTNOTES and not raised and _OPEN_NUMBER.search(before):
+        elif kind in _FOOTNOTES and not raised and _CARRIES_MARK.search(before):
             running.append(superscript(self.line(element), text_at_end(running)))
             return
         self.inside(element, running)
 
     # What stands for itself
+
+    def _link(self, element: etree._Element, running: list[str]) -> None:
+        """The words of a link, or its address where it has none."""
+        if len(element) or (element.text and not element.text.isspace()):
+            self.inside(element, running)
+        else:
+            running.append(element.get(_LINK) or "")
 
     def _inline_formula(self, element: etree._Element, running: list[str]) -> None:
         text = self.formula(element)
@@ -169,12 +179,15 @@ class RunningText:
 
     def formula(self, element: etree._Element) -> str:
         """A formula from its TeX, else MathML, else the characters it is set in, else the picture's alternative
-        text."""
+        text; that there is one where it has none of them."""
         text = self._formula_text(element)
         if not text:
+            if element.tag == "alternatives":  # of a picture that is no formula
+                return ""
             self.conversion.notes["formulas given only as a picture"] += 1
-            return ""
-        return enclose("formula", text) if self.conversion.references is not None else text
+        if self.conversion.references is not None:
+            return enclose("formula", text)
+        return text or "(formula not shown)"
 
     def _formula_text(self, element: etree._Element) -> str:
         found = next(element.iter("tex-math"), None)
@@ -185,7 +198,9 @@ class RunningText:
             return mathml(found)
         running = [element.text or ""]
         for child in element:
-            if child.tag not in ("label", "graphic", "inline-graphic", "object-id"):
+            if child.tag in FORMULAS:
+                running.append(self._formula_text(child))
+            elif child.tag not in ("label", "graphic", "inline-graphic", "object-id"):
                 HANDLERS.get(child.tag, RunningText.inside)(self, child, running)
             running.append(child.tail or "")
         text = self.finished(running)
@@ -202,6 +217,7 @@ HANDLERS: dict[str, Callable[[RunningText, etree._Element, list[str]], None]] = 
     "sub": RunningText._subscript,
     "sup": RunningText._superscript,
     "xref": RunningText._reference,
+    **dict.fromkeys(("ext-link", "uri"), RunningText._link),
     "break": RunningText._break,
     "inline-graphic": RunningText._picture,
     "fn": RunningText._footnote,

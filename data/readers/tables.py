@@ -21,7 +21,8 @@ def span(value: str | None) -> int:
 
 
 def markdown_rows(rows: Iterable[list[Cell]], headers: int) -> list[str]:
-    """Markdown lines of a table whose first `headers` rows are its head (a rule line follows them).
+    """Markdown lines of a table whose first `headers` rows are its head: a rule line follows the first of them,
+    as Markdown knows heads of one row only.
 
     A cell that spans columns or rows is written once, at its upper left; the places that it covers are empty. Rows and
     columns without any text are left out.
@@ -40,7 +41,7 @@ def markdown_rows(rows: Iterable[list[Cell]], headers: int) -> list[str]:
             line.extend([""] * (cell.columns - 1))
         open_spans = {column: left - 1 for column, left in open_spans.items() if left > 1} | covered
         grid.append(line)
-    head = sum(any(line) for line in grid[:headers])
+    head = any(any(line) for line in grid[:headers])
     grid = [line for line in grid if any(line)]
     if not grid:
         return []
@@ -49,5 +50,5 @@ def markdown_rows(rows: Iterable[list[Cell]], headers: int) -> list[str]:
     used = [column for column in range(width) if any(line[column] for line in grid)]
     lines = ["| " + " | ".join(line[column] for column in used) + " |" for line in grid]
     if head:
-        lines.insert(head, "|" + " --- |" * len(used))
+        lines.insert(1, "|" + " --- |" * len(used))
     return lines

@@ -54,8 +54,15 @@ def converted(body, meta="", rest=""):
         ("was 20<xref ref-type='bibr'>4</xref> and 5.<xref ref-type='bibr'>7</xref>", "was 20 [4] and 5. [7]"),
         ("IL<xref ref-type='bibr'>2</xref>, in 10<sup>9</sup><xref ref-type='bibr'>3</xref>", "IL [2], in 10⁹ [3]"),
         ("was 5.<xref ref-type='fn'>1</xref> and 20<xref ref-type='table-fn'>†</xref>", "was 5.¹ and 20†"),
+        ("1 mg<xref ref-type='table-fn'>a</xref>, 12%<xref ref-type='fn'>b</xref>, (n)<xref ref-type='table-fn'>2</xref>", "1 mgᵃ, 12%ᵇ, (n)²"),
+        ("see <xref ref-type='fn'>note 1</xref>, mg<sup><xref ref-type='fn'>a</xref>,<xref ref-type='fn'>b</xref></sup>", "see note 1, mgᵃ,ᵇ"),
         ("Mean<fn><p>of 3 runs</p></fn> was 5", "Mean (of 3 runs) was 5"),
         ("[<xref ref-type='bibr'>4</xref>–<xref ref-type='bibr'>7</xref>] not [4–7]", "[4–7] not [4–7]"),
+        # links without words
+        ("in ArrayExpress (<ext-link xlink:href='http://a.b/c'/>, accession 7) and at <uri xlink:href='http://d'> </uri>.",
+         "in ArrayExpress (http://a.b/c, accession 7) and at http://d."),
+        ("<ext-link xlink:href='http://a.b'>the <italic>site</italic></ext-link>, <uri>http://d</uri>, <email>e@f.g</email>",
+         "the site, http://d, e@f.g"),
         # formulas: TeX, MathML, characters, a picture with words, all of them at once
         (r"if <inline-formula><tex-math>\usepackage{x}\begin{document}$$\alpha &lt; \frac{1}{2}$$\end{document}</tex-math></inline-formula>.",
          r"if $\alpha < \frac{1}{2}$."),
@@ -63,6 +70,8 @@ def converted(body, meta="", rest=""):
         ("(<inline-formula><italic>k</italic><sub>el</sub> = 0.1</inline-formula>)", "(kel = 0.1)"),
         ("by <inline-formula><inline-graphic/><alt-text>beta over 3</alt-text></inline-formula>", "by beta over 3"),
         ("<inline-formula><alternatives><tex-math>$E$</tex-math><mml:math><mml:mi>E</mml:mi></mml:math></alternatives></inline-formula>", "$E$"),
+        ("can be written as<inline-formula><alternatives><inline-graphic/></alternatives></inline-formula>, where",
+         "can be written as (formula not shown), where"),
         # mark-up inside words and sentences
         ("<bold>D</bold>ose: 5<italic>&#x2009;mg</italic>, a<break/>b", "Dose: 5 mg, a b"),
         ("<named-content>BRCA1</named-content>/<styled-content>2</styled-content> <abbrev>BP</abbrev>", "BRCA1/2 BP"),
@@ -100,6 +109,7 @@ def test_running_text(passage, expected):
             "<mml:mi>V</mml:mi><mml:mo>+</mml:mo><mml:mn>1</mml:mn></mml:mrow></mml:mfrac></mml:math></disp-formula>",
             "C = D/(V + 1) (3)",
         ),
+        ("<p>as <disp-formula><graphic/><label>(2)</label></disp-formula> In which</p>", "as\n\n(formula not shown) (2)\n\nIn which"),
         ("<p>as <disp-formula><tex-math>x</tex-math></disp-formula> where x is 2</p>", "as\n\n$x$\n\nwhere x is 2"),
         ("<verse-group><verse-line>one</verse-line><verse-line>two</verse-line></verse-group>", "one\n\ntwo"),
         ("<preformat>  x = 1\n    y &lt; 2</preformat>", "x = 1\n    y < 2"),
@@ -121,7 +131,7 @@ def test_table_with_spans_alternatives_lists_and_footnotes():
       <tr><td>p | q</td><td>10<sup>9</sup></td><td/></tr></tbody></table></alternatives>
       <table-wrap-foot><fn><label>a</label><p>p &lt; 0.05</p></fn><p>CI, confidence interval</p></table-wrap-foot></table-wrap>"""
     assert converted(table) == (
-        "Table 2. Doses\n\n| Drug | Dose |  |\n|  | mg | n (%) |\n| --- | --- | --- |\n| A | 5 ± 1 | 3 (10) |\n|  | < 7 | 12.5ᵃ |\n"
+        "Table 2. Doses\n\n| Drug | Dose |  |\n| --- | --- | --- |\n|  | mg | n (%) |\n| A | 5 ± 1 | 3 (10) |\n|  | < 7 | 12.5ᵃ |\n"
         "| All: - x - y |  |  |\n| p \\| q | 10⁹ |  |\n\na p < 0.05\n\nCI, confidence interval"
     )
 

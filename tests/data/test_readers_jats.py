@@ -78,6 +78,19 @@ def test_running_text(body, expected):
     assert body_of(body) == expected
 
 
+@pytest.mark.parametrize(
+    ("title", "expected"),
+    [
+        ('Hard passages<xref ref-type="fn" rid="f1">*</xref> of text', "Hard passages of text"),
+        ('Hard passages<sup><xref ref-type="author-notes" rid="f1">1</xref></sup>', "Hard passages"),
+        ('IL<sup>2</sup>, after <xref ref-type="bibr" rid="b1">Smith</xref>', "IL², after Smith"),
+    ],
+)
+def test_marks_of_notes_are_no_part_of_a_title(title, expected):
+    document = document_of("<p>x</p>", title=title)
+    assert (document.title, document.text) == (expected, f"# {expected}\n\nx")
+
+
 def test_lists_nest_and_paragraphs_break_around_them():
     body = """<p>Give:<list list-type="order"><list-item><p>first <bold>10 mg</bold></p><list list-type="bullet"><list-item><p>inner</p>
       </list-item></list></list-item><list-item><p>second</p><p>more</p></list-item></list>then stop.</p>"""
@@ -94,7 +107,7 @@ def test_table_with_spans_caption_and_footnotes():
       <tbody><tr><td>A|B</td><td>5</td><td>2<xref ref-type="table-fn"><sup>a</sup></xref></td></tr><tr><td/><td>&lt; 7</td><td/></tr></tbody>
       </table><table-wrap-foot><fn><label>a</label><p>with food</p></fn></table-wrap-foot></table-wrap>"""
     assert body_of(body) == (
-        "Table 1. Doses. In adults.\n\n| Drug | Dose |  |\n|  | mg | per day |\n| --- | --- | --- |\n| A\\|B | 5 | 2ᵃ |\n|  | < 7 |  |\n\n"
+        "Table 1. Doses. In adults.\n\n| Drug | Dose |  |\n| --- | --- | --- |\n|  | mg | per day |\n| A\\|B | 5 | 2ᵃ |\n|  | < 7 |  |\n\n"
         "a with food"
     )
 

@@ -65,7 +65,8 @@ def cite(name, mark):
         ('20<xref ref-type="fn" rid="fn1">a</xref>, <xref ref-type="sec" rid="s1">Methods</xref>', "20ᵃ, Methods"),
         # formulas
         ("if <inline-formula><tex-math>$x^2$</tex-math></inline-formula> holds", "if [formula] $x^2$ [/formula] holds"),
-        ("if <inline-formula><inline-graphic/></inline-formula> holds", "if holds"),
+        ("if <inline-formula><inline-graphic/></inline-formula> holds", "if [formula] [/formula] holds"),
+        ("if <inline-formula><chem-struct><tex-math>$x$</tex-math></chem-struct></inline-formula>", "if [formula] $x$ [/formula]"),
         # no citation of the article: brackets stay
         ("range [4–7] (2.5–5)", "range [4–7] (2.5–5)"),
     ],
@@ -113,7 +114,7 @@ def test_real_articles_close_what_they_open(assets):
         assert not re.search(r"[\x00-\x08]", marked)
         assert not any(token in plain for token in SPECIAL_TOKENS)
         for kind in kinds:
-            spans = re.findall(rf"\[{kind}\] (.*?) \[/{kind}\]", marked)
+            spans = re.findall(rf"\[{kind}\] (.*?) ?\[/{kind}\]", marked)
             assert len(spans) == marked.count(f"[{kind}]") == marked.count(f"[/{kind}]")
             total[kind] += len(spans)
     assert total["bib_ref"] > 1000
