@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 Span = tuple[int, int]
 
 _EMAIL = re.compile(
-    r"(?<![\w.+@-])[A-Za-z0-9][\w.+-]*@(?:(?:[A-Za-z0-9-]+\.)+(?:com|org|net|edu|gov|mil|int|info|biz|COM|ORG|NET|EDU|GOV)"
+    r"(?<![\w.+@-])[A-Za-z0-9][\w.+-]*(?:@| ?(?:\(at\)|\[at\]) ?)"
+    r"(?:(?:[A-Za-z0-9-]+\.)+(?:com|org|net|edu|gov|mil|int|info|biz|COM|ORG|NET|EDU|GOV)"
     r"|(?:[a-z0-9-]+\.)+[a-z]{2}|(?:[A-Z0-9-]+\.)+[A-Z]{2})(?![\w@-])"
 )
 """`Cipro@PAA/Dex` and `90Y@PVA.in vitro` are materials: a domain ends in one of the old names, or in a country's two
 letters in the case of the rest."""
+_AT = ("@", "(at)", "[at]")
 _URL = re.compile(
     r"(?:\b(?:https?|ftp)://|\bwww\.(?=[\w-]+\.))[^\s<>\"“”|]+"
     r"|(?<![\w@./-])(?:[a-z0-9-]+\.)+(?:com|org|net|edu|gov|io|eu|uk|de|fr|ch)/[^\s<>\"“”|]*",
@@ -29,10 +31,15 @@ _PHONE = re.compile(
     r"\+\d{1,3}[ .-]?(?:\(0?\d{1,4}\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){2,4}"  # +44 20 7946 0958
     r"|(?:1[-. ])?\([2-9]\d{2}\) ?[2-9]\d{2}[-. ]\d{4}"  # (555) 234-5678
     r"|(?:1-)?[2-9]\d{2}-[2-9]\d{2}-\d{4}"  # 1-800-555-0199
+    r"|(?:(?<!\d )(?:\(0\d{1,4}\)[ -]?\d{3,4}[ -]?\d{3,4}"  # (020) 7946 0958
+    r"|0[1-9]\d[ -]\d{4}[ -]\d{4}|0[1-9]\d\d[ -]\d{3}[ -]\d{3,4}"  # 020 7946 0958, 0800 123 4567
+    r")(?! \d))"
     r")" + _NO_MORE
 )
 _LABELLED_PHONE = re.compile(
-    r"\b(?:tel|telephone|phone|mobile|fax)(?:\s+(?:number|no\.?))?\s*[.:]+\s*(\+?\(?\d[\d ()/-]{5,18}\d)" + _NO_MORE,
+    r"\b(?:tel|telephone|phone|mobile|fax)(?:\s+(?:number|no\.?))?"
+    r"(?:\s*[.:]+\s*|\s+(?!(?:19|20)\d\d\b)(?=(?:[ ()/-]*\d){9}))"  # a year is no number to call, nor is "phone 12"
+    r"(\+?\(?\d[\d ()/-]{5,18}\d)" + _NO_MORE,
     re.IGNORECASE,
 )
 _THOUSANDS = re.compile(r"\+\d{1,3}(?:[ .]\d{3})+")
@@ -44,13 +51,13 @@ _RECORD_NUMBER = re.compile(
     re.IGNORECASE,
 )
 _DIGITS = re.compile(r"\d\d")
-_MAY_BE_PHONE = re.compile(r"\+\d|\([2-9]\d\d\) ?\d|\d\d\d-\d\d\d-\d")
+_MAY_BE_PHONE = re.compile(r"\+\d|\((?:[2-9]\d\d|0\d{1,4})\)[ -]?\d|\d\d\d-\d\d\d-\d|0[1-9]\d\d?[ -]\d{3}")
 _PHONE_LABELS = ("tel", "phone", "mobile", "fax")
 _RECORD_LABELS = ("mrn", "record", "hospital n", "patient id", "nhs")
 
 
 def _emails(text: str) -> Iterator[Span]:
-    return (found.span() for found in _EMAIL.finditer(text)) if "@" in text else iter(())
+    return (found.span() for found in _EMAIL.finditer(text)) if any(sign in text for sign in _AT) else iter(())
 
 
 def _urls(text: str) -> Iterator[Span]:

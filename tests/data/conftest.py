@@ -10,7 +10,6 @@ from data.documents import Document, write_documents
 from data.files import open_input
 from data.readers import medline
 from data.readers.interface import InputFile
-from tests.data.raw_sources import write_raw
 
 SENTENCES = [
     "Aspirin 5 mg was given to 30 patients with fever (p < 0.05).",
@@ -73,9 +72,3 @@ def real_abstracts(assets) -> list[str]:
     path = assets / "medline" / "pubmed21n1298.first4000.xml.gz"
     with open_input(path, path.name) as stream:
         return [item.text for item in medline.read(InputFile(stream, path.name, "m")) if isinstance(item, Document)]
-
-
-@pytest.fixture
-def raw(tmp_path) -> Path:
-    """A folder of two MEDLINE files, three articles, guidelines and jsonl with duplicates within and across."""
-    return write_raw(tmp_path / "raw")

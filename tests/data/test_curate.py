@@ -9,7 +9,12 @@ import pytest
 from data import curate, read_pass, units
 from data.curate import Settings
 from data.documents import read_documents
-from tests.data.raw_sources import LONG, article, citation, contents, documents, medline, report, settings
+from tests.data.raw_sources import LONG, article, citation, contents, documents, medline, report, settings, write_raw
+
+
+@pytest.fixture
+def raw(tmp_path):
+    return write_raw(tmp_path / "raw")
 
 
 def test_counts_and_documents(raw, tmp_path, capsys):

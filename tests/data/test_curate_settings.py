@@ -9,9 +9,14 @@ import pytest
 
 from data import curate
 from data.curate import Settings
-from tests.data.raw_sources import documents, settings
+from tests.data.raw_sources import documents, settings, write_raw
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def raw(tmp_path):
+    return write_raw(tmp_path / "raw")
 
 
 def test_another_run_in_the_same_folder_is_refused(raw, tmp_path):
