@@ -5,69 +5,32 @@ PDFium gives the characters in reading order. A line of a table (wide gaps in it
 (the next word would have fitted) stay lines of their own.
 """
 
-import ctypes
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 
 import pypdfium2
-from pypdfium2 import raw
 
 from data.files import DamagedFile
-from data.readers.inline import squeeze, subscript, superscript
+from data.readers.inline import squeeze
+from data.readers.pdf_lines import DIVIDED, Line, page_lines
+from data.readers.pdf_parts import DEEPEST_RUNNING, without_apparatus, without_edge_lines
 
-_DIVIDED = "\x02"
-"""What PDFium writes for a hyphen at the end of a line."""
-_WIDE_GAP = 2.0
-"""Distance between two characters, in font sizes, from which they belong to two cells."""
 _LARGER = 1.07
 """Type of a header, in sizes of the text's own."""
-_BOLD = 600
-"""Weight of a typeface (400 is regular, 700 bold)."""
-_BOLD_NAME = re.compile(rb"bold|black|heavy|-medi\b", re.IGNORECASE)
 _LONGEST_HEADER = 150
 """Characters."""
 _NEIGHBOURS = 6
 """Lines before and after one among which its column's right edge is looked for."""
-_BLANK = 0.12
-"""Distance, in font sizes, from which they belong to two words."""
 _RUNNING = 0.6
 """Share of all pages (or of all even, or all odd pages) on which a line at the edge must return to be a running one."""
-_DEEPEST_RUNNING = 3
-"""Lines at the top and at the bottom of a page that are looked at."""
-_BULLET = re.compile(r"^[\x0f\u2022\u25aa\u25cf\u25e6\uf0b7\uf0a7\uf0d8]\s*")
 _ITEM = re.compile(r"^(?:- |\d{1,2}[.)]\s|\(?(?:[a-z]|[ivx]{1,4})\)\s)")
 _CONTROL = re.compile(r"[\x00\x01\x03-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ue000-\uf8ff\ufffe\uffff]")
 _LETTERS = re.compile(r"[^\W\d_]{2}")
 _NUMBERED = re.compile(r"^(\d{1,2}(?:\.\d{1,2})*)\.?\s+[^\W\d_]")
 _KEEPS_HYPHEN = frozenset(("non", "self", "well", "half"))
-_PARTS = re.compile(rf"(\w*){_DIVIDED}(\w*)")
+_PARTS = re.compile(rf"(\w*){DIVIDED}(\w*)")
 _NO_TITLE = re.compile(r"^$|untitled|^microsoft word|\.(docx?|pdf|indd|qxd|tex)$", re.IGNORECASE)
-
-
-@dataclass(slots=True)
-class _Character:
-    text: str
-    size: float
-    left: float
-    right: float
-    baseline: float
-    bold: bool
-
-
-@dataclass(slots=True)
-class _Line:
-    """One printed line: `left`, `right`, `baseline` and `size` in points, y upwards; `cells` when wide gaps part it,
-    `bold` when all of it is."""
-
-    text: str
-    left: float
-    right: float
-    baseline: float
-    size: float
-    cells: bool
-    bold: bool
 
 
 def pdf_text(data: bytes, name: str, notes: Counter[str]) -> tuple[str | None, str]:
@@ -84,16 +47,17 @@ def pdf_text(data: bytes, name: str, notes: Counter[str]) -> tuple[str | None, s
             reason = f"no readable PDF ({error})"
         raise DamagedFile(name, reason) from error
     try:
-        pages = [_page_lines(document, number, name) for number in range(len(document))]
+        pages = [page_lines(document, number, name) for number in range(len(document))]
         declared = squeeze(document.get_metadata_value("Title"))
     finally:
         document.close()
-    running = _remove_running(pages)
+    running, starts = _remove_running(pages)
     if running:
         notes["running headers, footers and page numbers left out"] += running
+    without_edge_lines(pages, starts, notes)
     if not any(pages):
         return None, ""
-    blocks = _blocks(pages)
+    blocks = without_apparatus(*_blocks(pages), notes)
     text = _undivided("\n\n".join(blocks))
     unmapped = len(_CONTROL.findall(text))
     if unmapped:
@@ -107,142 +71,21 @@ def pdf_text(data: bytes, name: str, notes: Counter[str]) -> tuple[str | None, s
     return title, text
 
 
-def _page_lines(document: pypdfium2.PdfDocument, number: int, name: str) -> list[_Line]:
-    try:
-        page = document[number]
-        text_page = page.get_textpage()
-    except pypdfium2.PdfiumError as error:
-        raise DamagedFile(name, f"page {number + 1} cannot be read ({error})") from error
-    try:
-        lines: list[list[_Character]] = []
-        for segment in _segments(text_page):
-            if lines and _same_line(lines[-1], segment):
-                last = lines[-1][-1]
-                if segment[0].left - last.right > _BLANK * last.size:
-                    lines[-1].append(replace(last, text=" "))
-                lines[-1] += segment
-            else:
-                lines.append(segment)
-        return [line for characters in lines if (line := _line(characters)).text]
-    finally:
-        text_page.close()
-        page.close()
-
-
-def _segments(text_page: pypdfium2.PdfTextPage) -> Iterator[list[_Character]]:
-    """The characters of a page up to each break that PDFium sees; blanks carry the place of what they follow."""
-    handle = text_page.raw
-    left, right, bottom, top, x, y = (ctypes.c_double() for _ in range(6))
-    segment: list[_Character] = []
-    bold = False  # of the word
-    high = 0  # the first half of a character beyond U+FFFF
-    for index in range(text_page.count_chars()):
-        code = raw.FPDFText_GetUnicode(handle, index)
-        if code in (10, 13):
-            if segment:
-                yield segment
-            segment = []
-            continue
-        if 0xD800 <= code < 0xDC00:
-            high = code
-            continue
-        if 0xDC00 <= code < 0xE000:
-            code = 0x10000 + ((high - 0xD800) << 10) + (code - 0xDC00) if high else 0xFFFD
-        high = 0
-        character = chr(code)
-        if character.isspace():
-            if segment:
-                last = segment[-1]
-                segment.append(_Character(" ", last.size, last.right, last.right, last.baseline, last.bold))
-            continue
-        raw.FPDFText_GetCharBox(handle, index, left, right, bottom, top)
-        raw.FPDFText_GetCharOrigin(handle, index, x, y)
-        size = raw.FPDFText_GetFontSize(handle, index)
-        if size <= 1.0:  # the scale is in the text matrix instead
-            size = (top.value - bottom.value) * 1.4
-        if not segment or segment[-1].text == " ":
-            bold = _is_bold(handle, index)
-        segment.append(_Character(character, size, min(x.value, left.value), right.value, y.value, bold))
-        if character == _DIVIDED:
-            yield segment
-            segment = []
-    if segment:
-        yield segment
-
-
-def _is_bold(handle: raw.FPDF_TEXTPAGE, index: int) -> bool:
-    """Whether a character's typeface is bold, by its weight or, where a file does not say it, by its name."""
-    if raw.FPDFText_GetFontWeight(handle, index) >= _BOLD:
-        return True
-    name = ctypes.create_string_buffer(128)
-    raw.FPDFText_GetFontInfo(handle, index, name, len(name), None)
-    return _BOLD_NAME.search(name.value) is not None
-
-
-def _same_line(line: list[_Character], segment: list[_Character]) -> bool:
-    """Whether a segment goes on at the right of a line: a cell at the same height, or a raised or lowered number."""
-    last, first = line[-1], segment[0]
-    size = max(last.size, first.size)
-    if last.text == _DIVIDED or first.left < last.right - 0.3 * size:
-        return False
-    rise = abs(first.baseline - last.baseline)
-    near = first.left - last.right < 0.5 * size
-    return rise < (0.7 if near else 0.15) * size
-
-
-def _line(characters: list[_Character]) -> _Line:
-    """The text of one line, blanks squeezed, scripts by their height, two blanks where a cell ends."""
-    printed = [character for character in characters if character.text != " "]
-    if not printed:
-        return _Line("", 0, 0, 0, 0, False, False)
-    sizes = Counter(round(character.size, 1) for character in printed)
-    size = max(sizes, key=lambda value: (sizes[value], value))
-    heights = Counter(round(character.baseline, 1) for character in printed if round(character.size, 1) == size)
-    baseline = max(heights, key=lambda value: (heights[value], value))
-    pieces: list[tuple[int, str]] = []  # raised 1, lowered -1, else 0
-    cells, previous = False, None
-    for character in characters:
-        script = 0
-        if character.size < 0.92 * size and character.text != " ":
-            rise = character.baseline - baseline
-            script = (rise > 0.15 * size) - (rise < -0.08 * size)
-        gap = previous is not None and character.text != " " and character.left - previous > _WIDE_GAP * size
-        if gap:
-            cells = True
-            pieces.append((0, "  "))
-        if character.text != " ":
-            previous = character.right
-        if pieces and pieces[-1][0] == script:
-            pieces[-1] = (script, pieces[-1][1] + character.text)
-        else:
-            pieces.append((script, character.text))
-    text = ""
-    for place, (script, piece) in enumerate(pieces):
-        if script > 0:
-            text += superscript(piece, text[-20:])
-        elif script < 0:
-            text += subscript(piece, text[-20:], pieces[place + 1][1] if place + 1 < len(pieces) else "")
-        else:
-            text += piece
-    text = re.sub(r" {3,}", "  ", text.strip()) if cells else squeeze(text)
-    text = _BULLET.sub("- ", text)
-    bold = all(character.bold for character in printed)
-    return _Line(text, printed[0].left, max(c.right for c in printed), baseline, size, cells, bold)
-
-
-def _remove_running(pages: list[list[_Line]]) -> int:
-    """Takes the running lines off the edges of the pages; returns how many."""
+def _remove_running(pages: list[list[Line]]) -> tuple[int, set[int]]:
+    """Takes the running lines off the edges of the pages; how many, and the numbers from which pages are counted."""
     removed = 0
+    starts: set[int] = set()
     for edge in (0, -1):
-        for _ in range(_DEEPEST_RUNNING):
+        for _ in range(DEEPEST_RUNNING):
             outer = {number: lines[edge].text for number, lines in enumerate(pages) if lines}
             running = _running(outer)
             for number in running:
                 del pages[number][edge]
+            starts |= {int(outer[number]) - number for number in running if re.fullmatch(r"[0-9]{1,4}", outer[number])}
             removed += len(running)
             if not running:
                 break
-    return removed
+    return removed, starts
 
 
 def _running(outer: dict[int, str]) -> set[int]:
@@ -262,19 +105,20 @@ def _running(outer: dict[int, str]) -> set[int]:
     return found
 
 
-def _blocks(pages: list[list[_Line]]) -> list[str]:
-    """Headers, paragraphs and lines, in reading order over all pages."""
+def _blocks(pages: list[list[Line]]) -> tuple[list[str], int]:
+    """Headers, paragraphs and lines, in reading order over all pages; how many of them begin on the first."""
     large, depth_of = _header_depths(pages)
     blocks: list[str] = []
-    previous: _Line | None = None
+    previous: Line | None = None
     previous_depth, edge = 0, 0.0
-    for lines in pages:
+    first_page = 0
+    for number, lines in enumerate(pages):
         for place, line in enumerate(lines):
             depth = depth_of(line)
             if previous is None or depth != previous_depth:
                 blocks.append("#" * depth + " " * (depth > 0) + line.text)
             elif _goes_on(previous, line, edge) or (large(line) and depth and _header_goes_on(previous, line)):
-                blank = "" if blocks[-1].endswith(_DIVIDED) or line.text[0] in ",.;:)" else " "
+                blank = "" if blocks[-1].endswith(DIVIDED) or line.text[0] in ",.;:)" else " "
                 blocks[-1] += blank + line.text
             elif not depth and _same_list(previous, line):
                 blocks[-1] += "\n" + line.text
@@ -282,10 +126,11 @@ def _blocks(pages: list[list[_Line]]) -> list[str]:
                 blocks.append("#" * depth + " " * (depth > 0) + line.text)
             previous, previous_depth = line, depth
             edge = _edge(lines, place)
-    return blocks
+        first_page = first_page if number else len(blocks)
+    return blocks, first_page
 
 
-def _header_depths(pages: list[list[_Line]]) -> tuple[Callable[[_Line], bool], Callable[[_Line], int]]:
+def _header_depths(pages: list[list[Line]]) -> tuple[Callable[[Line], bool], Callable[[Line], int]]:
     """Two functions: whether a line is in larger type, and its header depth: by its number (2.1 is 3), else by the rank
     of its size; 0 for text. Larger type is a header, and so is a short bold line that ends no sentence."""
     sizes: Counter[float] = Counter()
@@ -295,11 +140,11 @@ def _header_depths(pages: list[list[_Line]]) -> tuple[Callable[[_Line], bool], C
     body = max(sizes, key=lambda value: (sizes[value], value))
     larger = sorted({round(size) for size in sizes if size > _LARGER * body}, reverse=True)
 
-    def large(line: _Line) -> bool:
+    def large(line: Line) -> bool:
         return line.size > _LARGER * body
 
-    def depth_of(line: _Line) -> int:
-        bold = line.bold and line.size > 0.95 * body and not line.text.endswith((".", ",", ";", _DIVIDED))
+    def depth_of(line: Line) -> int:
+        bold = line.bold and line.size > 0.95 * body and not line.text.endswith((".", ",", ";", DIVIDED))
         if (
             not (large(line) or bold)
             or line.cells
@@ -315,7 +160,7 @@ def _header_depths(pages: list[list[_Line]]) -> tuple[Callable[[_Line], bool], C
     return large, depth_of
 
 
-def _edge(lines: list[_Line], place: int) -> float:
+def _edge(lines: list[Line], place: int) -> float:
     """Where the column of a line ends on the right, by what stands around it in the same size."""
     line = lines[place]
     around = lines[max(0, place - _NEIGHBOURS) : place + _NEIGHBOURS + 1]
@@ -326,9 +171,9 @@ def _edge(lines: list[_Line], place: int) -> float:
     )
 
 
-def _goes_on(line: _Line, following: _Line, edge: float) -> bool:
+def _goes_on(line: Line, following: Line, edge: float) -> bool:
     """Whether the paragraph of `line`, whose column ends at `edge`, goes on in the line that follows it."""
-    if line.text.endswith(_DIVIDED) or following.text[0] in ",.;)":
+    if line.text.endswith(DIVIDED) or following.text[0] in ",.;)":
         return True
     if (
         line.cells
@@ -347,17 +192,17 @@ def _goes_on(line: _Line, following: _Line, edge: float) -> bool:
     return indent < 0.7 * line.size or _ITEM.match(line.text) is not None
 
 
-def _header_goes_on(line: _Line, following: _Line) -> bool:
+def _header_goes_on(line: Line, following: Line) -> bool:
     """A header of several lines, often centred."""
     same = abs(line.size - following.size) < 0.02 * line.size and not _NUMBERED.match(following.text)
     return same and 0 < line.baseline - following.baseline < 1.5 * line.size
 
 
-def _below(line: _Line, following: _Line) -> bool:
+def _below(line: Line, following: Line) -> bool:
     return 0 < line.baseline - following.baseline < 1.9 * line.size and following.left < line.right
 
 
-def _same_list(line: _Line, following: _Line) -> bool:
+def _same_list(line: Line, following: Line) -> bool:
     """Lines that stay lines without an empty one between them: rows, items, and what stands closely below."""
     rows = line.cells and following.cells
     items = _ITEM.match(following.text) is not None
@@ -372,7 +217,7 @@ def _undivided(text: str) -> str:
     It is when the text writes the word with it elsewhere, after `non` and the like, and when a part is not all
     lower-case letters (COVID-19, IL-6), a first capital aside, unless the text writes the word without.
     """
-    words = set(re.findall(r"\w+(?:-\w+)+|\w+", text.replace(_DIVIDED, " ")))
+    words = set(re.findall(r"\w+(?:-\w+)+|\w+", text.replace(DIVIDED, " ")))
 
     def join(match: re.Match[str]) -> str:
         first, second = match.groups()

@@ -13,6 +13,7 @@ from data.files import DamagedFile
 from data.readers.guidelines import read
 from data.readers.interface import Drop, InputFile
 from data.readers.pdf import _undivided, pdf_text
+from data.readers.pdf_parts import without_apparatus
 
 BODY = [
     "Colchicine is given for an acute attack of gout, which is treat-",
@@ -208,3 +209,43 @@ def test_real_papers(assets):
         assert "\n## 1 Introduction\n\n" in document.text
         assert "\x02" not in document.text
         assert file.notes["running headers, footers and page numbers left out"] >= 8
+        for absent in ("Allen Institute", "allenai.org}", "Proceedings of", "References", "2270", "Xuanhui Wang"):
+            assert absent not in document.text.partition("## 2")[0] + document.text[-9000:], absent
+        assert file.notes["blocks of references left out"] >= 40
+        assert file.notes["blocks of authors and affiliations left out"] == 2
+        assert file.notes["lines of proceedings and copyright left out"] == 2
+    assert "### A Appendix A - Baseline Details\n\n1. Random" in document.text
+
+
+PROSE = (
+    "Patients who have not been treated should be seen within a week, and this is done by those who are trained; " * 2
+)
+
+
+def test_references_end_at_the_next_header_an_appendix_or_where_sentences_begin():
+    def kept(*blocks):
+        notes = Counter()
+        result = without_apparatus(list(blocks), 0, notes)
+        assert notes.total() == len(blocks) - len(result)
+        return result
+
+    entries = ["Smith A. Gout. Lancet 2010; 1: 2-3.", "#### Lancet", "Doe B. Fever. BMJ 2011."]
+    assert kept("## Care", "## References", *entries, "## Doses", "5 mg") == ["## Care", "## Doses", "5 mg"]
+    assert kept("## 7 References", *entries, "### Appendix A", "5 mg") == ["### Appendix A", "5 mg"]
+    assert kept("REFERENCES", entries[0], entries[2], PROSE, "5 mg") == [PROSE, "5 mg"]
+    assert kept("## Bibliography", *entries) == []
+    assert kept("## References to other care", "5 mg") == ["## References to other care", "5 mg"]
+
+
+def test_authors_go_only_where_title_and_abstract_stand_around_them():
+    blocks = ["Preprint", "# Gout", "## A Smith, B Doe", "a@b.org", PROSE, "## Abstract", "Words."]
+    notes = Counter()
+    assert without_apparatus(blocks, 7, notes) == ["Preprint", "# Gout", PROSE, "## Abstract", "Words."]
+    assert notes == {"blocks of authors and affiliations left out": 2}
+    assert without_apparatus(blocks, 4, notes) == blocks
+    assert without_apparatus(["Gout", "A Smith", "## Abstract", "x"], 4, notes) == [
+        "Gout",
+        "A Smith",
+        "## Abstract",
+        "x",
+    ]
