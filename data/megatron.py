@@ -18,9 +18,20 @@ DTYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.
 """Codes of integer dtypes (6 and 7 are floating point)."""
 
 
-def is_megatron(prefix: Path) -> bool:
-    """Whether `prefix` names a pair `prefix.bin`, `prefix.idx`."""
-    return prefix.with_name(prefix.name + ".idx").is_file()
+def find_megatron(path: Path) -> Path | None:
+    """The prefix of the pair that `path` names, as the prefix or as one of the two files; None when it names none.
+
+    ValueError when it names a folder with pairs instead of shards, or a file whose other half is missing.
+    """
+    prefix = path.with_suffix("") if path.suffix in (".bin", ".idx") else path
+    if prefix.with_name(prefix.name + ".idx").is_file():
+        return prefix
+    if path.suffix in (".bin", ".idx") and path.is_file():
+        raise ValueError(f"{path}: {prefix.name}.idx is not beside it; a Megatron pair is both files")
+    if not (path / "manifest.json").is_file() and (indexes := sorted(path.glob("*.idx"))):
+        pairs = ", ".join(str(index.with_suffix("")) for index in indexes)
+        raise ValueError(f"{path}: name the Megatron pairs in it one by one: {pairs}")
+    return None
 
 
 def open_megatron(prefix: Path) -> SplitShards:

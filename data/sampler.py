@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import xxhash
 
-from data.megatron import is_megatron, open_megatron
+from data.megatron import find_megatron, open_megatron
 from data.mixture import Blend, divide
 from data.shards import Shard, Shards, SplitShards
 
@@ -66,8 +66,8 @@ class Source:
 def open_sources(path: str | Path) -> list[Source]:
     """Sources of a folder of shards, of one source folder `SHARDS/<name>`, or of a Megatron pair of files."""
     path = Path(path)
-    if is_megatron(path):
-        return [Source(path.name, path, open_megatron(path), SplitShards(), None, None, None)]
+    if prefix := find_megatron(path):
+        return [Source(prefix.name, prefix, open_megatron(prefix), SplitShards(), None, None, None)]
     if not path.is_dir():
         raise ValueError(f"{path}: no such folder of token shards; make one with `python -m data tokenize`")
     root, names = path, None

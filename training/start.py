@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from data.demo_shards import ensure_demo_shards
-from data.megatron import is_megatron
+from data.megatron import find_megatron
 from data.sampler import Sampler
 from data.tokenizer import Tokenizer, load_tokenizer
 from model.config import PRESETS, LlamaConfig, preset
@@ -41,16 +41,24 @@ def data_folders(settings: Settings, grid: Grid, device: torch.device) -> list[t
 
 def choose_tokenizer(settings: Settings, folders: list[tuple[str, float | None]], sampler: Sampler) -> Tokenizer:
     """The tokenizer the data was made with: the shards' copy, or `--tokenizer` for Megatron pairs, which name none."""
-    unnamed = [folder for folder, _ in folders if is_megatron(Path(folder))]
+    unnamed = [folder for folder, _ in folders if find_megatron(Path(folder))]
     if not settings.tokenizer:
         if unnamed:
-            raise ValueError(f"--data {unnamed[0]}: a Megatron pair does not say its tokenizer; add --tokenizer")
+            example = f", here --tokenizer {sampler.tokenizer_path}" if sampler.tokenizer_path else ""
+            raise ValueError(
+                f"--data {unnamed[0]}: a Megatron pair does not say its tokenizer; add --tokenizer{example}"
+            )
         return load_tokenizer(sampler.tokenizer_path)
     tokenizer = load_tokenizer(settings.tokenizer)
     if sampler.vocab_size is None:
         sampler.vocab_size = tokenizer.vocab_size  # ids beyond it are then refused, as in shards
     if sampler.tokenizer_sha256 not in (None, tokenizer.sha256):
-        raise ValueError(f"--tokenizer {settings.tokenizer} is not the one the shards were made with")
+        theirs = load_tokenizer(sampler.tokenizer_path)
+        added = ", the same with tokens added" if theirs.extends(tokenizer) else ""
+        raise ValueError(
+            f"--tokenizer {settings.tokenizer} is not the one the shards were made with; "
+            f"give theirs: --tokenizer {sampler.tokenizer_path}{added}"
+        )
     return tokenizer
 
 

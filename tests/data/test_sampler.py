@@ -236,6 +236,7 @@ def test_megatron_pair_is_a_source(assets):
     sampler = Sampler([(prefix, None)], 1024, 0)
     assert (sampler.tokenizer_sha256, sampler.vocab_size, sampler.tokenizer_path) == (None, None, None)
     assert sampler.train_tokens == {prefix.name: 1_361_845}
+    assert Sampler([(f"{prefix}.bin", None)], 1024, 0).train_tokens == sampler.train_tokens
     assert sampler.validation_count(prefix.name) == 0
     tokens = np.fromfile(f"{prefix}.bin", np.uint16)
     sample = sampler.sample(11)

@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import pytest
 
-from data.megatron import HEADER, MAGIC, is_megatron, open_megatron
+from data.megatron import HEADER, MAGIC, find_megatron, open_megatron
 from data.shards import Shards
 from data.tokenize import tokenize
 
@@ -130,12 +130,21 @@ def test_megatron_pair(tmp_path):
     prefix = tmp_path / "text.v1_document"
     documents = [[1, 2, 3], [], [4], [5, 60_000]]
     write_megatron(prefix, documents)
-    assert is_megatron(prefix)
-    assert not is_megatron(tmp_path / "other")
+    for name in ("", ".bin", ".idx"):
+        assert find_megatron(tmp_path / f"text.v1_document{name}") == prefix
+    assert find_megatron(tmp_path / "other") is None
+    with pytest.raises(ValueError, match=r"name the Megatron pairs in it one by one: .*/text\.v1_document$"):
+        find_megatron(tmp_path)
     split = open_megatron(prefix)
     assert split[0].tokens.tolist() == [1, 2, 3, 4, 5, 60_000]
     assert split[0].documents.tolist() == [0, 3, 4, 6]  # the empty document is none
     assert (split.tokens, split.documents) == (6, 3)
+
+
+def test_half_a_megatron_pair_is_named(tmp_path):
+    (tmp_path / "text.bin").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"text\.bin: text\.idx is not beside it"):
+        find_megatron(tmp_path / "text.bin")
 
 
 def test_megatron_fixture_has_its_documents(assets):

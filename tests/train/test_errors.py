@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from data.tokenize import tokenize
 from tests.train.runs import launch, metrics, train, weights
 from train import Trainer
 
@@ -82,7 +83,10 @@ def test_a_split_that_does_not_fit_the_model_is_one_line(shards, tmp_path):
     """Found by every rank alike; a pipeline of more stages than layers, and heads that tp does not divide."""
     for flags, message in (
         ({"tp": 3}, "error: --tp 3 does not divide the model's 8 attention heads"),
-        ({"pp": 3, "chunks": 3, "schedule": "zb"}, "error: 8 layers cannot be split over 9 pipeline parts (--pp times --chunks)"),
+        (
+            {"pp": 3, "chunks": 3, "schedule": "zb"},
+            "error: 8 layers cannot be split over 9 pipeline parts (--pp times --chunks)",
+        ),
     ):
         result = launch(shards, tmp_path / "run", processes=3, **flags, global_batch_size=6)
         assert result.returncode != 0
@@ -149,8 +153,19 @@ def test_megatron_pairs_need_their_tokenizer_named(shards, straight, tmp_path, a
     with pytest.raises(ValueError, match="does not say its tokenizer; add --tokenizer"):
         train(pair, tmp_path / "run")
     data = [str(shards), f"{pair}=0.1"]
-    with pytest.raises(ValueError, match="is not the one the shards were made with"):
+    theirs = re.escape(f"--tokenizer {shards}/tokenizer")
+    with pytest.raises(ValueError, match=f"is not the one the shards were made with; give theirs: {theirs}$"):
         train(shards, tmp_path / "run", data=data, tokenizer=str(assets / "model" / "llama2_tokenizer.model"))
+    with pytest.raises(ValueError, match=f"does not say its tokenizer; add --tokenizer, here {theirs}$"):
+        train(shards, tmp_path / "run", data=[str(shards), f"{pair}.idx=0.1"])
+
+
+def test_the_tokenizer_that_the_shards_extend_is_refused_with_the_remedy(shards, tmp_path, assets):
+    pair = assets / "general" / "megatron_fixture" / "ag_news_prompt_inputs_document"
+    marked = tmp_path / "marked"
+    tokenize(shards.parent / "corpus", shards.parent / "tokenizer.model", marked, special_tokens=["[bib_ref]"])
+    with pytest.raises(ValueError, match=re.escape(f"give theirs: --tokenizer {marked}/tokenizer, the same with")):
+        train(marked, tmp_path / "run", data=[str(marked), f"{pair}=0.1"], tokenizer=str(shards / "tokenizer"))
 
 
 def test_damaged_shards_stop_the_run(shards, tmp_path):
