@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from lxml import etree
 
 from data.readers.inline import mathml, names, squeeze, subscript, superscript, tex, text_at_end, unescape
-from data.readers.jats_references import References, written_out
+from data.readers.jats_references import References, holds_citation
 from data.special_tokens import enclose
 
 CITED = names("bibr bib")
@@ -68,7 +68,8 @@ class RunningText:
     def finished(self, running: list[str]) -> str:
         """The pieces as one line, references written out."""
         text = unescape(squeeze("".join(running)))
-        return written_out(text) if self.conversion.references is not None else text
+        references = self.conversion.references
+        return references.written_out(text) if references is not None else text
 
     def inside(self, element: etree._Element, running: list[str]) -> None:
         """Append the text inside of `element`."""
@@ -112,16 +113,18 @@ class RunningText:
 
     def _raised_citation(self, element: etree._Element, running: list[str]) -> None:
         """A <sup> with citations in it, which are no exponents; an exponent may stand before them: 10⁹ [3]."""
-        exponent = element.text or ""
+        marked = self.conversion.references is not None
+        exponent = (element.text or "").rstrip(",; " if marked else None)
         if not exponent.strip()[-1:].isalnum():
             exponent = ""
         running.append(superscript(exponent, text_at_end(running)))
-        if self.conversion.references is not None:
-            inner: list[str] = []
+        inner: list[str] = []
+        if marked:
             self.inside(element, inner)
-            running += inner[1:] if exponent else inner
+        cited = "".join(inner if marked else element.itertext()).removeprefix(exponent)
+        if holds_citation(cited):
+            running.append(" " * cited[0].isalnum() + cited)
             return
-        cited = "".join(element.itertext()).removeprefix(exponent)
         running.append(cited if "[" in cited else f" [{squeeze(cited)}]")
 
     def _reference(self, element: etree._Element, running: list[str]) -> None:

@@ -44,7 +44,7 @@ def cite(name, mark):
     ("body", "expected"),
     [
         (f"rises [{cite('B1', 1)}].", f"rises {SIEGEL}."),
-        (f"rises {cite('B1', '[1]')}–{cite('B4', '[4]')}.", f"rises {SIEGEL} {LONG}."),
+        (f"rises {cite('B1', '[1]')}–{cite('B4', '[4]')}.", f"rises {SIEGEL} {BOOK} {LONG}."),
         (f"rises [{cite('B1', 1)},{cite('B2', 2)}] in", f"rises {SIEGEL} {BOOK} in"),
         (f"rises<sup>{cite('B1', 1)},{cite('B2', 2)}</sup> in", f"rises {SIEGEL} {BOOK} in"),
         (f"rises{cite('B1', '<sup>1</sup>')}. In", f"rises {SIEGEL}. In"),
@@ -54,7 +54,15 @@ def cite(name, mark):
         (f"rises {cite('B1 B2', '1, 2')}", f"rises {SIEGEL} {BOOK}"),
         # what has no title, or is not there, is left out with its brackets
         (f"rises [{cite('B3', 3)}]. Then", "rises. Then"),
-        (f"rises [{cite('B9', 9)},{cite('B1', 1)}] and", f"rises {SIEGEL} and"),
+        (f"Smith {cite('B3 B1', '(2003)')} found", f"Smith {SIEGEL} found"),
+        # what is not in the list stays as it is printed
+        (f"rises [{cite('B9', 9)},{cite('B1', 1)}] and", f"rises [9, {SIEGEL}] and"),
+        (f"the {cite('B8', 7)}{cite('B9', '-9')} and {cite('', '(Smith, 2003)')}", "the 7-9 and (Smith, 2003)"),
+        (f"rises<sup>{cite('B9', 9)}</sup>, 10<sup>9{cite('B9', 3)}</sup>", "rises [9], 10⁹ [3]"),
+        (f"rises<sup>{cite('B9', 9)},{cite('B1', 1)}</sup>", f"rises 9, {SIEGEL}"),
+        # a number before a citation stays raised
+        (f"10<sup>3,{cite('B1', 7)}</sup>", f"10³, {SIEGEL}"),
+        (f"kg<sup>0.75,{cite('B1', 7)}</sup>", f"kg^0.75, {SIEGEL}"),
         (f"Smith {cite('B3', '(2003)')} found", "Smith found"),
         # figures and tables, with or without the word in the reference
         ('see <xref ref-type="fig" rid="F1">Fig. 1B</xref>.', "see [fig_ref] Fig. 1B: Overall survival [/fig_ref]."),
@@ -73,6 +81,33 @@ def cite(name, mark):
 )  # fmt: skip
 def test_running_text(body, expected):
     assert document(body)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "works"),
+    [
+        (f"[{cite('R1', 1)}–{cite('R4', 4)}]", [1, 2, 3, 4]),
+        (f"{cite('R1', '[1]')}-{cite('R3', '[3]')}, {cite('R5', '[5]')}", [1, 2, 3, 5]),
+        (f"<sup>{cite('R2', 2)},{cite('R4', 4)}–{cite('R6', 6)}</sup>", [2, 4, 5, 6]),
+        (cite("R1 R3", "1–3"), [1, 2, 3]),
+        (cite("R1 R2 R3", "1–3"), [1, 2, 3]),
+        (f"{cite('R1', 1)}{cite('R3', '–3')}", [1, 2, 3]),
+        (f"{cite('R6', 6)}–{cite('C8', 8)}", [6, 7, 8]),
+        (f"{cite('R1', 1)}, {cite('R3', 3)}", [1, 3]),
+        (f"{cite('R1', 11)}–{cite('R4', 13)}", [1, 4]),  # another numbering than the list's
+        (f"{cite('R1', 'Roe 2001')}–{cite('R3', 'Doe 2003')}", [1, 3]),
+        (f"{cite('R1', 1)}–{cite('R12', 12)}", list(range(1, 13))),
+        (f"{cite('R1', 1)}–{cite('R13', 13)}", [1, 13]),
+        (f"{cite('R4', 4)}–{cite('R1', 1)}", [4, 1]),
+    ],
+)
+def test_ranges_give_the_works_between_their_ends(body, works):
+    entry = '<ref id="R{0}"><mixed-citation id="C{0}"><article-title>Work {0}</article-title></mixed-citation></ref>'
+    entries = "".join(entry.format(number) for number in range(1, 14))
+    source = f"<article><body><p>x {body}</p></body><back><ref-list>{entries}</ref-list></back></article>"
+    file = InputFile(io.BytesIO(source.encode()), "a.nxml", "jats", settings=ReadSettings(special_tokens=True))
+    (found,) = read(file)
+    assert found.text == " ".join(["x", *(enclose("bib_ref", f"Work {number}") for number in works)])
 
 
 def test_captions_and_rows():
