@@ -19,7 +19,7 @@ from data.readers.licence_names import spdx
 from data.readers.records import Record, read_records
 from data.readers.s2orc_forms import MalformedPaper, annotated_paper, parsed_paper
 from data.readers.s2orc_metadata import Companion, companion_path
-from data.readers.s2orc_text import Block, Paper
+from data.readers.s2orc_text import Block, Paper, without_font_signs, written_once
 
 _DIVIDED_LICENCE = re.compile(r"CC(0|BY)((?:NC)?)((?:ND|SA)?)", re.IGNORECASE)
 _TRANSLATED = re.compile(r"^\[([^\[\]]*)\](\.?)$")
@@ -61,11 +61,11 @@ def _document(record: Record, companion: Companion | None, file: InputFile) -> D
         paper, full_text = Paper(), False
     else:
         return Drop("bad-record", f"{record.place}: no form of S2ORC that is known; keys: {', '.join(value)}")
-    abstract = squeeze(_string(metadata.get("abstract")))
+    abstract = written_once(squeeze(_string(metadata.get("abstract"))), file.notes)
     if abstract:  # the publisher's own wording, not what was parsed from a page
         paper.abstract = [Block(abstract)]
     title = next((_TRANSLATED.sub(r"\1\2", title) for title in titles if title), None)
-    text = paper.text(title, file.settings.special_tokens, file.notes)
+    text = without_font_signs(paper.text(title, file.settings.special_tokens, file.notes), file.notes)
     if not text:
         return Drop("no-text", f"{record.place}: neither abstract nor text")
     identity = str(value.get("corpusid") or value.get("paper_id") or record.place)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import orjson
 
 from data.readers.html import html_text
-from data.readers.inline import squeeze
+from data.readers.inline import squeeze, unescape
 from data.readers.interface import InputFile
 from data.readers.s2orc_text import Block, Mark, Paper, formula_text
 
@@ -33,7 +33,10 @@ def parsed_paper(parse: dict, file: InputFile) -> Paper:
     for identity, entry in _entries(parse, "bib_entries").items():
         authors = entry.get("authors")
         first = authors[0] if isinstance(authors, list) and authors and isinstance(authors[0], dict) else {}
-        paper.citations[identity] = (squeeze(_text(entry, "title")), squeeze(_text(first, "last")))
+        paper.citations[identity] = (
+            unescape(squeeze(_text(entry, "title"))),
+            unescape(squeeze(_text(first, "last"))),
+        )
     if isinstance(parse.get("abstract"), list):  # a string is metadata
         paper.abstract = _paragraphs(parse, "abstract", entries)
     paper.body = _paragraphs(parse, "body_text", entries)
@@ -136,7 +139,7 @@ class _Annotations:
         return sorted(inside, key=lambda span: (span.start, span.end))
 
     def printed(self, span: _Span) -> str:
-        return squeeze(self.text[span.start : span.end])
+        return unescape(squeeze(self.text[span.start : span.end]))
 
 
 def annotated_paper(record: dict, file: InputFile) -> tuple[Paper, str]:

@@ -2,8 +2,8 @@
 references to figures, and formulas.
 
 With special tokens a mark becomes what MEDITRON writes there (arXiv 2311.16079, section 2.2): the title of what is
-cited and its first author, or the figure's number and the first clause of its caption. A citation that leads nowhere is
-left out then, as MEDITRON does; a reference to a figure without caption stays as printed. Without special tokens all
+cited and its first author, or the figure's number and the first clause of its caption. A citation that leads nowhere,
+and a reference to a figure without caption, stays as printed. Without special tokens all
 stay as printed, except that a formula's TeX stands in the place of its placeholder.
 """
 
@@ -31,6 +31,16 @@ _LEFT_OUT = re.compile(
     re.IGNORECASE,
 )
 """Sections that are no text of the paper: thanks, interests, money, references, licences."""
+_NO_CAPTION = re.compile(
+    r"(?:(?:this|the|our) (?:\w+ )?(?:work|study|research|project|investigation) (?:was|is|has been|were) (?:\w+ ){0,2}"
+    r"(?:support|fund|financ)|funding\b|acknowled?ge?ments?\b|"
+    r"(?:we|the authors?) (?:\w+ )?(?:thank|acknowledge|are grateful)|"
+    r"(?:financial|grant) support\b|conflicts? of interest)",
+    re.IGNORECASE,
+)
+"""Statements that the parser took for a caption."""
+SHORTEST_REPEATED = 100
+"""Characters of a paragraph that is written once where abstract and body both print it."""
 _PRINTED_NUMBER = re.compile(r"(fig|tab)[a-z]*\.?\s*([SA]?\d+(?:[A-Za-z]\b)?)", re.IGNORECASE)
 _CAPTION_LABEL = re.compile(r"(?:fig(?:ure)?|table)\.?\s*[SA]?\d+\s*[|.:]?\s*", re.IGNORECASE)
 _CLAUSE_END = re.compile(r"[.;:()]")
@@ -75,6 +85,10 @@ class Paper:
 
     def text(self, title: str | None, special_tokens: bool, notes: Counter[str]) -> str:
         """Title, abstract, body, captions; empty when there is neither abstract nor body."""
+        for identity in [name for name, (_, caption) in self.captions.items() if _NO_CAPTION.match(caption)]:
+            del self.captions[identity]
+            notes["statements of funding and thanks among the captions left out"] += 1
+        self._write_once(notes)
         abstract = [text for block in self.abstract if (text := self._marked(block, special_tokens))]
         body = self._sections(special_tokens, notes)
         if not abstract and not body:
@@ -91,6 +105,11 @@ class Paper:
             if identity in self.tables:
                 blocks.append(self.tables[identity])
         return "\n\n".join(blocks)
+
+    def _write_once(self, notes: Counter[str]) -> None:
+        """Leaves out paragraphs of the body that the abstract holds, and of the abstract that the body does."""
+        self.body = _not_in(self.body, self.abstract, notes)
+        self.abstract = _not_in(self.abstract, self.body, notes)
 
     def _sections(self, special_tokens: bool, notes: Counter[str]) -> list[str]:
         """The paragraphs of the body, each section's header before its first."""
@@ -142,13 +161,28 @@ class Paper:
         opening, closing = _odd_brackets(printed)
         if mark.kind == "cite":
             title, name = self.citations.get(mark.target or "", ("", ""))
-            inner = enclose("bib_ref", ", ".join(part for part in (shortened(title), name) if part)) if title else ""
+            if not title:
+                return None
+            inner = enclose("bib_ref", ", ".join(part for part in (shortened(title), name) if part))
         else:
             caption = self.captions.get(mark.target or "")
             if caption is None:
                 return None
             inner = enclose("fig_ref", figure_reference(printed, *caption))
         return opening + inner + closing
+
+
+def _not_in(blocks: list[Block], others: list[Block], notes: Counter[str]) -> list[Block]:
+    """The blocks that no other one holds word for word."""
+    printed = [block.text for block in others if len(block.text) >= SHORTEST_REPEATED]
+    kept = [
+        block
+        for block in blocks
+        if len(block.text) < SHORTEST_REPEATED or not any(block.text.strip() in text for text in printed)
+    ]
+    if len(kept) < len(blocks):
+        notes["paragraphs printed both in abstract and body written once"] += len(blocks) - len(kept)
+    return kept
 
 
 def shortened(text: str) -> str:
@@ -200,3 +234,28 @@ def _depth(header: str, number: str | None) -> int:
 def formula_text(source: str | None) -> str | None:
     """TeX between dollars; None when there is none."""
     return tex(source) if source and source.strip() else None
+
+
+_FONT_SIGNS = str.maketrans({
+    "ϩ": "+", "Ϫ": "−", "ϫ": "×", "ϭ": "=", "Ϯ": "±", "ϳ": "~", "Ͻ": "<", "Ͼ": ">",
+})  # fmt: skip
+_FONT_SIGN = re.compile(f"[{''.join(map(chr, _FONT_SIGNS))}]")
+_COPTIC = re.compile(rf"(?!{_FONT_SIGN.pattern})[\u03e2-\u03ef\u2c80-\u2cff]")
+
+
+def without_font_signs(text: str, notes: Counter[str]) -> str:
+    """The signs that a mathematical font's numbers became (code 11003 is U+03EB, 10,000 less) as themselves; a text
+    that has other Coptic letters is left alone."""
+    if not _FONT_SIGN.search(text) or _COPTIC.search(text):
+        return text
+    notes["signs of a mathematical font that were read as Coptic letters"] += len(_FONT_SIGN.findall(text))
+    return text.translate(_FONT_SIGNS)
+
+
+def written_once(text: str, notes: Counter[str]) -> str:
+    """An abstract that is printed twice in one string, once."""
+    second = text.find(text[:SHORTEST_REPEATED], len(text) // 2) if len(text) > SHORTEST_REPEATED else -1
+    if second < 0 or text[:second].rstrip(" :") != text[second:]:
+        return text
+    notes["abstracts printed twice written once"] += 1
+    return text[second:]
