@@ -252,7 +252,8 @@ class StreamDecoder:
 
 
 def _not_encoded(encoding: str, offset: int, byte: int) -> str:
-    return f"not {encoding.upper()} text: byte 0x{byte:02x} at offset {offset}"
+    remedy = "; convert it to UTF-8 (iconv -f latin1 -t utf-8)" if encoding == "utf-8" else ""
+    return f"not {encoding.upper()} text: byte 0x{byte:02x} at offset {offset}{remedy}"
 
 
 def is_documentation(name: str) -> bool:

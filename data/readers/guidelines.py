@@ -14,6 +14,7 @@ from data.readers.html import html_text
 from data.readers.inline import squeeze
 from data.readers.interface import Drop, Format, InputFile
 from data.readers.pdf import pdf_text
+from data.readers.plain import without_front_matter
 from data.readers.records import read_records
 
 _TITLE_KEYS = ("title", "condition_name", "condition", "name", "topic", "heading")
@@ -41,8 +42,11 @@ def read(file: InputFile) -> Iterator[Document | Drop]:
         yield _document(file, file.name, title, text)
     else:
         text = decode_text(read_whole(file.stream, file.name), file.name)
+        title = None
+        if name.endswith(".md"):
+            title, text = without_front_matter(text, file.notes)
         first = next((line for line in text.splitlines() if line.strip()), "")
-        title = first.lstrip("#").strip(" *_")
+        title = title or first.lstrip("#").strip(" *_")
         yield _document(file, file.name, title if 0 < len(title) <= 200 else None, text)
 
 

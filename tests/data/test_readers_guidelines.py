@@ -9,6 +9,7 @@ import pytest
 
 from data.documents import Document
 from data.files import DamagedFile
+from data.readers import plain
 from data.readers.guidelines import read
 from data.readers.html import html_text
 from data.readers.interface import Drop, InputFile
@@ -160,3 +161,18 @@ def test_html_keeps_panels_forms_and_asides_and_counts_what_it_leaves_out():
 def test_json_keys_beside_the_text_are_kept():
     (document,) = read_all(json.dumps({"title": "T", "text": "Body.", "dose": "5 mg", "id": 1}), "a.json")
     assert document.text == "# T\n\nBody.\n\n## Dose\n\n5 mg"
+
+
+@pytest.mark.parametrize("kind", [read, plain.read])
+def test_front_matter_of_markdown_is_its_title_and_no_text(kind):
+    def one(text, name="a.md"):
+        file = InputFile(io.BytesIO(text.encode()), name, "g")
+        (document,) = kind(file)
+        return document.title, document.text, file.notes.total()
+
+    body = "# Dose\n\nColchicine 500 µg.\n"
+    assert one(f'---\ntitle: "Gout: care"\ntags: [a, b]\n---\n\n{body}') == ("Gout: care", body, 1)
+    assert one(f"---\r\nlang: en\r\n---\r\n{body}")[1:] == (body, 1)
+    for text in (f"---\nA rule before words.\n---\n{body}", f"---\ntitle: no end\n{body}", body):
+        assert one(text)[1:] == (text, 0)
+    assert one("---\ntitle: T\n---\nx", "a.txt")[1:] == ("---\ntitle: T\n---\nx", 0)
