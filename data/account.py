@@ -5,17 +5,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from data.contamination import Contamination
-from data.deduplicate import RULES as DUPLICATE_RULES
+from data.deduplicate import Drops
+from data.identities import RULES as DUPLICATE_RULES
 from data.licences import license_class
+from data.readers import find_format
 from data.report_rules import RuleLine, rule_lines
-from data.scratch import load_array
 from data.shared import Shared
 from data.summary import DETAILS_KEPT, SAMPLES, Part, Sample, Summary
-from data.units import Plan, Source
-from data.write_pass import LENGTH_EDGES, Written, unit_drops
+from data.units import Plan, Source, missing_releases
+from data.write_pass import LENGTH_EDGES, Written
 
 
 @dataclass
@@ -78,6 +77,7 @@ class Account:
         summaries: Sequence[Summary],
         parts: Sequence[Part],
         written: Sequence[Written],
+        drops: Drops,
         shared: Shared,
     ):
         """`summaries` of all units, `written` of all their `parts`, in input order."""
@@ -86,6 +86,7 @@ class Account:
         self.summaries = summaries
         self.sources = {source.name: SourceReport(source.kind) for source in sources}
         units = [unit for planned in plans for unit in planned.units]
+        self.missing = missing_releases(units)
         names = [unit.source_name for unit in units]
         for source, planned in zip(sources, plans, strict=True):
             self._add_plan(source.name, planned)
@@ -96,9 +97,8 @@ class Account:
             self._add_output(names[part.unit], output, summaries[part.unit], part_names)
         for name, source in self.sources.items():
             assert source.records == source.dropped.total() + source.documents.total(), f"{name}: records got lost"
-        drops = load_array(shared.duplicates / "dropped.npy")
         self._choose_samples(names, parts, drops)
-        self.contamination = Contamination(names, summaries, parts, drops, shared)
+        self.contamination = Contamination(names, summaries, parts, drops.rows, shared)
         self.compared = self.clusters = 0
 
     def add_search(self, compared: int, clusters: int) -> None:
@@ -110,7 +110,7 @@ class Account:
         source.files = len({file.name for unit in planned.units for file in unit.files})
         source.bytes = sum(unit.size for unit in planned.units)
         source.passed_over = planned.passed_over
-        source.missing = list(planned.missing)
+        source.missing = self.missing if find_format(source.kind).revises else []
 
     def _add_summary(self, name: str, summary: Summary) -> None:
         source = self.sources[name]
@@ -136,14 +136,14 @@ class Account:
         for place, count in written.licenses.items():
             source.licenses[summary.licenses[place]] += count
 
-    def _choose_samples(self, names: Sequence[str], parts: Sequence[Part], drops: np.ndarray) -> None:
+    def _choose_samples(self, names: Sequence[str], parts: Sequence[Part], drops: Drops) -> None:
         """Of each source the documents of the smallest hash, without those that turned out duplicates."""
         number = {part.key: number for number, part in enumerate(parts)}
         for name, summary in zip(names, self.summaries, strict=True):
             kept = [
                 sample
                 for sample in summary.samples
-                if sample.position not in unit_drops(drops, number[summary.part_key(sample.part)])["worse_position"]
+                if sample.position not in drops.of(number[summary.part_key(sample.part)])["worse_position"]
             ]
             source = self.sources[name]
             source.samples = heapq.nsmallest(SAMPLES, [*source.samples, *kept], key=lambda sample: sample.hash)

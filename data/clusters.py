@@ -7,30 +7,30 @@ from pathlib import Path
 
 import numpy as np
 
-from data.deduplicate import RULES, VERDICTS
+from data.deduplicate import first_of_equals, places
 from data.documents import DocumentWriter
-from data.scratch import ScratchReader, load_array
-from data.shared import Shared
+from data.identities import RULES, VERDICTS
+from data.scratch import Ids
 
 CLUSTERS_FILE = "duplicates.jsonl.zst"
 
 
-def write_clusters(out: Path, shared: Shared, units: Sequence[tuple[str, str]]) -> int:
-    """Writes the clusters in the order of the documents kept; returns how many. `units`: (source name, key) of each
-    part by number.
+def write_clusters(out: Path, units: Path, parts: Sequence[tuple[str, str]], drops: np.ndarray) -> int:
+    """Writes the clusters in the order of the documents kept; returns how many.
 
+    `units` is the folder of the scratch files, `parts` (source name, key) by number, `drops` the DROP rows, one a
+    document.
     A line: `{"kept": {"source", "id"}, "dropped": [{"source", "id", "rule", "similarity", "better"}]}`. `better` is the
     document whose comparison decided; it can have been dropped for a better one itself, and so on up to the one kept.
     """
-    drops = load_array(shared.duplicates / "dropped.npy")
-    drops = np.asarray(drops[drops["rule"] >= VERDICTS])
+    drops = np.array(drops[drops["rule"] >= VERDICTS])
     roots = kept_documents(drops)
-    order = np.lexsort((drops["worse_position"], drops["worse_unit"], roots))
+    order = np.lexsort((drops["worse_position"], drops["worse_part"], roots))
     drops, roots = drops[order], roots[order]
-    reader = functools.lru_cache(256)(lambda unit: ScratchReader(shared.units, units[unit][1]))
+    ids = functools.cache(lambda part: Ids(units, parts[part][1]))  # some 30 bytes a document, of parts with duplicates
 
-    def name(unit: int, position: int) -> dict[str, str]:
-        return {"source": units[unit][0], "id": reader(unit).identity(position)}
+    def name(part: int, position: int) -> dict[str, str]:
+        return {"source": parts[part][0], "id": ids(part)[position]}
 
     count = 0
     with DocumentWriter(out / CLUSTERS_FILE) as writer:
@@ -39,10 +39,10 @@ def write_clusters(out: Path, shared: Shared, units: Sequence[tuple[str, str]]) 
                 "kept": name(root >> 32, root & (2**32 - 1)),
                 "dropped": [
                     {
-                        **name(int(drop["worse_unit"]), int(drop["worse_position"])),
+                        **name(int(drop["worse_part"]), int(drop["worse_position"])),
                         "rule": RULES[drop["rule"]],
                         "similarity": round(float(drop["similarity"]), 3),
-                        "better": name(int(drop["better_unit"]), int(drop["better_position"]))["id"],
+                        "better": name(int(drop["better_part"]), int(drop["better_position"]))["id"],
                     }
                     for drop in members
                 ],
@@ -53,9 +53,9 @@ def write_clusters(out: Path, shared: Shared, units: Sequence[tuple[str, str]]) 
 
 def kept_documents(drops: np.ndarray) -> np.ndarray:
     """For each DROP row (sorted by document, one each) the document at the end of its chain of better ones, as uint64
-    `unit << 32 | position`."""
-    worse = drops["worse_unit"].astype(np.uint64) << np.uint64(32) | drops["worse_position"]
-    better = drops["better_unit"].astype(np.uint64) << np.uint64(32) | drops["better_position"]
+    `part << 32 | position`."""
+    worse = places(drops["worse_part"], drops["worse_position"])
+    better = places(drops["better_part"], drops["better_position"])
     if not len(worse):
         return worse
     while True:  # "better" is a total order, so every step comes nearer to the end of each chain
@@ -67,7 +67,6 @@ def kept_documents(drops: np.ndarray) -> np.ndarray:
 
 
 def _groups(roots: np.ndarray, drops: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    borders = [0, *(np.flatnonzero(roots[1:] != roots[:-1]) + 1).tolist(), len(roots)]
-    for first, last in itertools.pairwise(borders):
-        if last > first:
-            yield int(roots[first]), drops[first:last]
+    begins = np.flatnonzero(first_of_equals(roots)).tolist() if len(roots) else []
+    for first, last in itertools.pairwise([*begins, len(roots)] if begins else []):
+        yield int(roots[first]), drops[first:last]

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from data.decontaminate import RULES as QUESTION_RULES
-from data.deduplicate import RULES as DUPLICATE_RULES
+from data.identities import RULES as DUPLICATE_RULES
 from data.overlap import Overlap
-from data.scratch import ScratchReader
+from data.scratch import Ids
 from data.shared import Shared
 from data.summary import Part, Summary
 
@@ -60,19 +60,19 @@ class Contamination:
 def _rows(
     names: Sequence[str], summaries: Sequence[Summary], parts: Sequence[Part], drops: np.ndarray, shared: Shared
 ) -> Iterator[dict[str, str | float | None]]:
-    identities = np.asarray(drops[drops["rule"] == DUPLICATE_RULES.index(IDENTITY_RULE)])
-    reader = functools.lru_cache(64)(lambda number: ScratchReader(shared.units, parts[number].key))
+    reader = functools.lru_cache(64)(lambda number: Ids(shared.units, parts[number].key))
+    identities: dict[int, list[np.void]] = {}
+    for drop in drops[drops["rule"] == DUPLICATE_RULES.index(IDENTITY_RULE)]:
+        identities.setdefault(parts[int(drop["worse_part"])].unit, []).append(drop)
     for unit, (name, summary) in enumerate(zip(names, summaries, strict=True)):
         for identity, rule, benchmark, question, share in summary.contaminated:
             yield _row(name, identity, rule, benchmark, question, round(share, 4))
-        for drop in identities:
-            number = int(drop["worse_unit"])
-            if parts[number].unit == unit:
-                origin = summaries[parts[int(drop["better_unit"])].unit]
-                articles = [match[2:4] for match in origin.contaminated if match[1] == "benchmark-pmid"]
-                benchmark, question = (_only(values) for values in zip(*articles, strict=True))
-                identity = reader(number).identity(int(drop["worse_position"]))
-                yield _row(name, identity, IDENTITY_RULE, benchmark, question, 1.0)
+        for drop in identities.get(unit, ()):
+            origin = summaries[parts[int(drop["better_part"])].unit]
+            articles = [match[2:4] for match in origin.contaminated if match[1] == "benchmark-pmid"]
+            benchmark, question = (_only(values) for values in zip(*(articles or [(None, None)]), strict=True))
+            identity = reader(int(drop["worse_part"]))[int(drop["worse_position"])]
+            yield _row(name, identity, IDENTITY_RULE, benchmark, question, 1.0)
 
 
 def _benchmarks_of(row: Mapping, shared: Shared) -> Sequence[str]:

@@ -27,9 +27,12 @@ from data.shared import Shared, code_version
 from data.steps import Steps, streams
 from data.summary import Summary
 from data.tokenizer import load_tokenizer
-from data.units import Plan, Source, Unit, parse_source, plan
+from data.units import Source, Unit, missing_releases, parse_source, plan
 from data.workers import Workers, check_workers
 from data.write_pass import Output, Written
+
+SMALL_INPUT = 64 << 20
+"""Bytes."""
 
 
 @dataclass
@@ -91,19 +94,21 @@ def run(settings: Settings) -> int:
     plans = [plan(source, place) for place, source in enumerate(sources)]
     units = [unit for planned in plans for unit in planned.units]
     shared = _shared(settings, benchmarks, *rules)
-    _say_missing(sources, plans)
+    _say_missing(units)
     out = shared.out
     check_space(out, estimate(units, near_duplicates=settings.near_duplicates > 0))
     with claimed(out, _identity(settings, sources, benchmarks, shared)):
         paths = [str(source.path.resolve()) for source in sources]
         log(out, f"settings {asdict(settings)}; paths {paths}")
-        with Workers(shared, min(settings.workers, len(units))) as workers:
+        few = sum(unit.size for unit in units) < SMALL_INPUT  # then more processes than units only take time to start
+        with Workers(shared, min(settings.workers, len(units)) if few else settings.workers) as workers:
             steps = Steps(units, streams(sources), shared, workers, settings.memory << 20)
             summaries = steps.read_and_clean()
-            compared = steps.find_duplicates()
+            drops, compared = steps.find_duplicates()
             outputs, written = steps.write_survivors()
-        clusters = write_clusters(out, shared, [(output.source_name, output.key) for output in outputs])
-        report = Report(sources, plans, summaries, steps.parts, written, shared)
+        names = [(output.source_name, output.key) for output in outputs]
+        clusters = write_clusters(out, shared.units, names, drops.rows)
+        report = Report(sources, plans, summaries, steps.parts, written, drops, shared)
         report.add_search(compared, clusters)
         _remove_stale(shared, summaries, outputs, written)
         log(out, f"finished: {report.total_documents()} documents")
@@ -236,11 +241,10 @@ def _identity(
     return values
 
 
-def _say_missing(sources: Sequence[Source], plans: Sequence[Plan]) -> None:
-    for source, planned in zip(sources, plans, strict=True):
-        if planned.missing:
-            print(f"note: {source.name}: files of the release that are not there: {', '.join(planned.missing)}",
-                  file=sys.stderr)  # fmt: skip
+def _say_missing(units: Sequence[Unit]) -> None:
+    missing = missing_releases(units)
+    if missing:
+        print(f"note: files of the release that are not there: {', '.join(missing)}", file=sys.stderr)
 
 
 def _remove_stale(
@@ -275,7 +279,7 @@ def _damage(sources: Sequence[Source], units: Sequence[Unit], summaries: Sequenc
     damaged = []
     for unit, summary in zip(units, summaries, strict=True):
         root = sources[unit.source].path
-        for name, reason in summary.damaged.items():
+        for name, reason in sorted(summary.damaged.items()):
             damaged.append(f"{root / name if root.is_dir() else root.parent / name}: {reason}")
     more = "" if len(damaged) <= 1 else f" (and {len(damaged) - 1} more, listed in report.md)"
     return damaged[0] + more if damaged else ""

@@ -1,221 +1,195 @@
 """Identical documents: the same text, or the same PMID, PMCID or DOI, found without holding the documents.
 
-Pass A writes for every document one 35-byte record a key (the seeded 128-bit xxh3 of its normalised text, and of each
-identifier), sorted by key. Pass B takes one range of keys from every unit's records, groups equal keys, and names in
-each group the best document and the worse ones. A document is dropped if and only if it is not the best with one of its
-keys; where that key is a DOI and both have a PMID, the two must be the same (conference books give one DOI to many
-articles). "Better" is one total order, so two documents can never drop each other, and nothing depends on who ran
-first:
+Pass A leaves the records of `data.identities`, sorted by key. Pass B takes one range of keys from every part's records,
+in two steps:
+
+1. `superseded`: what a verdict reaches, and what a later record of the same stream with its PMID replaces. These
+   documents take no further part: a citation that was deleted must not drop a copy of itself.
+2. `identical`: of the rest, equal keys are grouped, and all but the best of a group are dropped. Where the key is a DOI
+   and both have a PMID, the two must be the same; a DOI that articles of different PMIDs have (conference books give
+   one to many) says nothing.
+
+"Better" is one total order, so two documents can never drop each other, and nothing depends on who ran first:
 
 1. full text before abstract,  2. the source named earlier,  3. the later file (update files revise),  4. the higher
 version,  5. the later place in the file.
-
-Besides documents there are verdicts on an identity (`Action`): a citation that the publisher deleted or revised, a
-retraction, an article that a benchmark was made of. They reach documents of pass A that they arrived too late, or in
-another source, to stop.
 """
 
-import re
-import unicodedata
-from collections import Counter
+from bisect import bisect_left
 from collections.abc import Sequence
-from enum import IntEnum
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
 
 import numpy as np
-import xxhash
 
-from data.documents import Document
+from data.identities import DOI, PMID, RECORD, Action
+from data.scratch import load_array, save_array
 
-RULES = (
-    "deleted-by-publisher", "revised-then-dropped", "retracted-elsewhere", "benchmark-identity", "same-pmid",
-    "same-pmcid", "same-doi", "same-text", "near-duplicate",
-)  # fmt: skip
-"""A document dropped for several reasons is counted under the first of them."""
-PMID, PMCID, DOI, TEXT, NEAR = range(4, 9)
-
-
-class Action(IntEnum):
-    """What a record says of its key. DELETED and REVISED reach what the same stream said before; RETRACTED and
-    BENCHMARK reach every source."""
-
-    DOCUMENT = 0
-    DELETED = 1
-    REVISED = 2
-    RETRACTED = 3
-    BENCHMARK = 4
-
-
-RECORD = np.dtype([
-    ("high", "<u8"), ("low", "<u8"), ("pmid", "<u8"), ("rule", "u1"), ("action", "u1"), ("abstract_only", "u1"),
-    ("version", "<u4"), ("position", "<u4"),
-])  # fmt: skip
 DROP = np.dtype([
-    ("worse_unit", "<u4"), ("worse_position", "<u4"), ("better_unit", "<u4"), ("better_position", "<u4"),
-    ("rule", "u1"), ("similarity", "<f4"),
+    ("worse_part", "<u4"), ("worse_position", "<u4"), ("better_part", "<u4"), ("better_position", "<u4"),
+    ("similarity", "<f4"), ("rule", "<u4"),
 ])  # fmt: skip
 """A dropped document and the better one; for a verdict, `better` is where the verdict stands."""
-VERDICTS = 4
-"""Rules below this number are verdicts: the better place names no document that was kept."""
-
-_FORMS = {"pmid": re.compile(r"[1-9][0-9]*"), "pmcid": re.compile(r"PMC[0-9]+"), "doi": re.compile(r"10\..+")}
-_DOI_ADDRESS = re.compile(r"^(?:https?://)?(?:dx\.)?doi\.org/|^doi:\s*", re.IGNORECASE)
 
 
-def normalised(folded: str) -> str:
-    """What two copies of a text share: of a folded text, every sign and digit without white space."""
-    return "".join(folded.split())
+@dataclass(frozen=True)
+class Parts:
+    """What is known of the parts, each field int64 [parts]: the place of the `source` on the command line (of those
+    that are one stream the first), the `rank` of the file in its source or stream, whether later files revise earlier
+    ones."""
+
+    source: np.ndarray
+    rank: np.ndarray
+    revises: np.ndarray
 
 
-def normalised_doi(doi: str) -> str:
-    """A DOI without its address, in lower case (DOIs ignore case)."""
-    return _DOI_ADDRESS.sub("", unicodedata.normalize("NFC", doi.strip())).lower()
+class Drops:
+    """The dropped documents of a run: DROP rows sorted by document, one each, mapped."""
 
+    def __init__(self, rows: np.ndarray, borders: np.ndarray):
+        self.rows = rows
+        self.borders = borders
 
-def drop_false_identifiers(document: Document, notes: Counter[str]) -> None:
-    """Sets to None what is no identifier ("0", "n/a"): it would make duplicates of unlike documents. Counts in
-    `notes`."""
-    for name, form in _FORMS.items():
-        value = getattr(document, name)
-        if value and form.fullmatch(normalised_doi(value) if name == "doi" else value) is None:
-            notes[f"{name} of no real form left out"] += 1
-            setattr(document, name, None)
+    def of(self, part: int) -> np.ndarray:
+        """The rows of one part's documents."""
+        return np.array(self.rows[self.borders[part] : self.borders[part + 1]])
 
+    @staticmethod
+    def save(folder: Path, rows: np.ndarray, parts: int) -> None:
+        """Write the rows and where each part's begin."""
+        borders = np.searchsorted(np.ascontiguousarray(rows["worse_part"]), np.arange(parts + 1))
+        save_array(folder / "dropped-borders.npy", borders)
+        save_array(folder / "dropped.npy", rows)
 
-class Identities:
-    """Gathers the records of one unit."""
-
-    def __init__(self, seed: int):
-        self.seed = seed
-        self.rows: list[tuple[int, ...]] = []
-
-    def add(self, document: Document, normalised_text: str, position: int, *, abstract_only: bool) -> None:
-        """The keys of the document that is number `position` of its unit."""
-        merits = (int(abstract_only), min(max(0, document.version or 0), 2**32 - 1))
-        self._row(TEXT, normalised_text, Action.DOCUMENT, merits, position)
-        self._identifiers(document, Action.DOCUMENT, merits, position)
-
-    def judge(self, document: Document, action: Action, position: int) -> None:
-        """A verdict on a document that was read but not kept, before document number `position`; all its identifiers
-        bear it."""
-        self._identifiers(document, action, (0, 0), position)
-
-    def judge_pmid(self, pmid: str, action: Action, position: int) -> None:
-        """The same for a citation of which only the PMID is known."""
-        self._row(PMID, pmid, action, (0, 0), position)
-
-    def _identifiers(self, document: Document, action: Action, merits: tuple[int, int], position: int) -> None:
-        if document.pmid:
-            self._row(PMID, document.pmid, action, merits, position)
-        if document.pmcid:
-            self._row(PMCID, document.pmcid, action, merits, position)
-        if document.doi:
-            self._row(DOI, normalised_doi(document.doi), action, merits, position, document.pmid)
-
-    def _row(
-        self, rule: int, key: str, action: Action, merits: tuple[int, int], position: int, pmid: str | None = None
-    ) -> None:
-        digest = xxhash.xxh3_128_intdigest(f"{rule}:{key}".encode(), seed=self.seed)
-        article = xxhash.xxh3_64_intdigest(pmid.encode(), seed=self.seed) if pmid else 0
-        high, low = digest >> 64, digest & (2**64 - 1)
-        self.rows.append((high, low, article, rule, int(action), *merits, position))
-
-    def array(self) -> np.ndarray:
-        """All records sorted by key."""
-        records = np.array(self.rows, dtype=RECORD)
-        return records[np.lexsort((records["position"], records["low"], records["high"]))]
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """What `save` wrote."""
+        return cls(load_array(folder / "dropped.npy"), load_array(folder / "dropped-borders.npy"))
 
 
 def key_slice(rows: np.ndarray, field: str, partition: int, partitions: int) -> np.ndarray:
-    """The rows, sorted by the uint64 `field`, that lie in one of `partitions` equal ranges of it."""
-    borders = [partition * 2**64 // partitions, (partition + 1) * 2**64 // partitions]
-    first = np.searchsorted(rows[field], np.uint64(borders[0]))
-    last = len(rows) if partition + 1 == partitions else np.searchsorted(rows[field], np.uint64(borders[1]))
-    return np.asarray(rows[first:last])
+    """A copy of the rows, sorted by the uint64 `field`, that lie in one of `partitions` equal ranges of it. (A view of
+    a mapped file would keep the file open.)"""
+
+    def border(number: int) -> int:
+        return bisect_left(rows, number * 2**64 // partitions, key=lambda row: int(row[field]))
+
+    first, last = border(partition), len(rows) if partition + 1 == partitions else border(partition + 1)
+    return np.array(rows[first:last])
 
 
-def worse_documents(slices: Sequence[np.ndarray], sources: Sequence[int]) -> np.ndarray:
-    """The DROP rows of one partition, sorted by the worse document.
-
-    `slices[u]` are the records of unit u in this partition; `sources[u]` is the place of its source on the command
-    line. Sources with the same place are one stream, in which later units revise and delete.
-    """
-    unit = np.repeat(np.arange(len(slices)), [len(part) for part in slices])
-    records = np.concatenate([*slices, np.empty(0, RECORD)])
-    source = np.asarray(sources, dtype=np.int64)[unit]
-    order = np.lexsort((
-        -records["position"].astype(np.int64), -records["version"].astype(np.int64), -unit, source,
-        records["abstract_only"], records["low"], records["high"],
-    ))  # fmt: skip
-    records, unit, source = records[order], unit[order], source[order]
-    begins = np.ones(len(records), dtype=bool)
-    begins[1:] = (records["high"][1:] != records["high"][:-1]) | (records["low"][1:] != records["low"][:-1])
-    judged, verdicts = _judged(records, unit, source, np.flatnonzero(begins))
-    living = ~judged & (records["action"] == Action.DOCUMENT)
-    found = np.concatenate([verdicts, _beaten(records[living], unit[living])])
-    return found[np.lexsort((found["rule"], found["worse_position"], found["worse_unit"]))]
+def places(part: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """Documents as uint64 `part << 32 | position`."""
+    return part.astype(np.uint64) << np.uint64(32) | position
 
 
-def _beaten(records: np.ndarray, unit: np.ndarray) -> np.ndarray:
-    """Of sorted documents' records, those that are not the first with their key."""
-    begins = np.ones(len(records), dtype=bool)
-    begins[1:] = (records["high"][1:] != records["high"][:-1]) | (records["low"][1:] != records["low"][:-1])
-    best = np.maximum.accumulate(np.where(begins, np.arange(len(records)), 0))
-    pmid, best_pmid = records["pmid"], records["pmid"][best]  # 0: has none, or the key is no DOI
-    worse = np.flatnonzero(~begins & ((pmid == 0) | (best_pmid == 0) | (pmid == best_pmid)))
-    return _drops(records, unit, worse, best[worse], records["rule"][worse])
+class _Records:
+    """The records of one partition, the best of each key first."""
+
+    def __init__(self, slices: Sequence[np.ndarray], parts: Parts):
+        part = np.repeat(np.arange(len(slices)), [len(rows) for rows in slices])
+        rows = np.concatenate([*slices, np.empty(0, RECORD)])
+        order = np.lexsort((
+            -rows["position"].astype(np.int64), -part, -rows["version"].astype(np.int64), -parts.rank[part],
+            parts.source[part], rows["abstract_only"], rows["low"], rows["high"],
+        ))  # fmt: skip
+        self.rows, self.part = rows[order], part[order]
+        self.source, self.rank = parts.source[self.part], parts.rank[self.part]
+        self.revises = parts.revises[self.part]
+        self.begins = np.flatnonzero(first_of_equals(self.rows["high"], self.rows["low"]))
+        self.sizes = np.diff(self.begins, append=len(rows))
+        self.is_document = self.rows["action"] == Action.DOCUMENT
+        self.ambiguous = self._ambiguous()
+
+    def _ambiguous(self) -> np.ndarray:
+        """Whether the key is a DOI of several PMIDs: a mask of records."""
+        if not len(self.rows):
+            return np.zeros(0, bool)
+        pmid = self.rows["pmid"]
+        least = np.minimum.reduceat(np.where(pmid == 0, np.uint64(2**64 - 1), pmid), self.begins)
+        most = np.maximum.reduceat(pmid, self.begins)
+        several = (self.rows["rule"][self.begins] == DOI) & (most != 0) & (least != most)
+        return np.repeat(several, self.sizes)
+
+    def same_article(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Whether records with the same key are of one article: a mask."""
+        one, other = self.rows["pmid"][first], self.rows["pmid"][second]
+        equal = one == other
+        return np.where(self.ambiguous[first], equal & (one != 0), equal | (one == 0) | (other == 0))
+
+    def drops(self, worse: np.ndarray, better: np.ndarray, rule: np.ndarray | int) -> np.ndarray:
+        """DROP rows of records."""
+        drops = np.zeros(len(worse), DROP)
+        drops["worse_part"], drops["worse_position"] = self.part[worse], self.rows["position"][worse]
+        drops["better_part"], drops["better_position"] = self.part[better], self.rows["position"][better]
+        drops["rule"] = rule
+        drops["similarity"] = 1
+        return drops
 
 
-def _judged(
-    records: np.ndarray, unit: np.ndarray, source: np.ndarray, begins: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Which documents' records a verdict reaches: a mask, and their DROP rows."""
-    mask = np.zeros(len(records), dtype=bool)
-    is_verdict = records["action"] != Action.DOCUMENT
-    counts = np.add.reduceat(is_verdict, begins, dtype=np.int64) if len(begins) else begins
-    sizes = np.diff([*begins.tolist(), len(records)])
-    drops = []
-    for group in np.flatnonzero((counts > 0) & (counts < sizes)):  # keys with both: few, as most verdicts meet nothing
-        rows = np.arange(begins[group], begins[group] + sizes[group])
-        documents = rows[~is_verdict[rows]]
-        for verdict in rows[is_verdict[rows]]:
-            reached = documents[_reaches(records, unit, source, verdict, documents) & ~mask[documents]]
-            mask[reached] = True
-            rule = np.full(len(reached), records["action"][verdict] - 1)
-            drops.append(_drops(records, unit, reached, np.full(len(reached), verdict), rule))
-    return mask, np.concatenate([*drops, np.empty(0, DROP)])
+def first_of_equals(*columns: np.ndarray) -> np.ndarray:
+    """Of sorted rows, those that differ from the one before in any column: a mask."""
+    first = np.ones(len(columns[0]), dtype=bool)
+    first[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
+    return first
 
 
-def _reaches(
-    records: np.ndarray, unit: np.ndarray, source: np.ndarray, verdict: int, documents: np.ndarray
-) -> np.ndarray:
+def superseded(slices: Sequence[np.ndarray], parts: Parts) -> np.ndarray:
+    """DROP rows of step 1 for one partition; `slices[p]` are part p's records in it."""
+    records = _Records(slices, parts)
+    drops = [np.empty(0, DROP)]
+    verdicts = ~records.is_document
+    counts = np.add.reduceat(verdicts, records.begins, dtype=np.int64) if len(verdicts) else records.begins
+    for group in np.flatnonzero((counts > 0) & (counts < records.sizes)):  # few: most verdicts meet nothing
+        rows = np.arange(records.begins[group], records.begins[group] + records.sizes[group])
+        documents = rows[~verdicts[rows]]
+        for verdict in rows[verdicts[rows]]:
+            reached = documents[_reaches(records, verdict, documents)]
+            drops.append(records.drops(reached, np.full(len(reached), verdict), records.rows["action"][verdict] - 1))
+    revising = np.flatnonzero(records.is_document & (records.rows["rule"] == PMID) & (records.revises == 1))
+    drops.append(_all_but_first(records, revising, records.source))
+    return np.concatenate(drops)
+
+
+def _reaches(records: _Records, verdict: int, documents: np.ndarray) -> np.ndarray:
     """Which of `documents`, which have the verdict's key, it is about: a mask."""
-    pmid, own = records["pmid"][documents], records["pmid"][verdict]
-    same_article = (pmid == 0) | (own == 0) | (pmid == own)
-    if records["action"][verdict] in (Action.RETRACTED, Action.BENCHMARK):
-        return same_article
-    earlier = (unit[documents] < unit[verdict]) | (
-        (unit[documents] == unit[verdict]) & (records["position"][documents] < records["position"][verdict])
-    )
-    return same_article & earlier & (source[documents] == source[verdict])
+    action, rows = records.rows["action"][verdict], records.rows
+    about = records.same_article(documents, np.full(len(documents), verdict))
+    if action == Action.BENCHMARK:
+        return about
+    part, own = records.part[documents], records.part[verdict]
+    before = (part < own) | ((part == own) & (rows["position"][documents] < rows["position"][verdict]))
+    if action != Action.DELETED:  # a verdict on one version says nothing of a higher one
+        before &= rows["version"][documents] <= rows["version"][verdict]
+    rank, own_rank = records.rank[documents], records.rank[verdict]
+    earlier = (rank < own_rank) | ((rank == own_rank) & before)
+    same_stream = records.source[documents] == records.source[verdict]
+    if action == Action.RETRACTED:
+        return about & (earlier | ~same_stream | (records.revises[verdict] == 0))
+    return about & earlier & same_stream
 
 
-def _drops(
-    records: np.ndarray, unit: np.ndarray, worse: np.ndarray, better: np.ndarray, rule: np.ndarray
-) -> np.ndarray:
-    drops = np.zeros(len(worse), DROP)
-    drops["worse_unit"], drops["worse_position"] = unit[worse], records["position"][worse]
-    drops["better_unit"], drops["better_position"] = unit[better], records["position"][better]
-    drops["rule"] = rule
-    drops["similarity"] = 1
-    return drops
+def identical(slices: Sequence[np.ndarray], parts: Parts, gone: np.ndarray) -> np.ndarray:
+    """DROP rows of step 2 for one partition; `gone` are the sorted `places` of step 1."""
+    records = _Records(slices, parts)
+    left = records.is_document & ~np.isin(places(records.part, records.rows["position"]), gone)
+    return _all_but_first(records, np.flatnonzero(left))
+
+
+def _all_but_first(records: _Records, chosen: np.ndarray, *within: np.ndarray) -> np.ndarray:
+    """DROP rows: of the `chosen` records, in their order, all but the first of each key (and of each value of the
+    columns `within`)."""
+    columns = [column[chosen] for column in (records.rows["high"], records.rows["low"], *within)]
+    first = first_of_equals(*columns) if len(chosen) else np.zeros(0, bool)
+    best = chosen[np.maximum.accumulate(np.where(first, np.arange(len(chosen)), 0))] if len(chosen) else chosen
+    worse = ~first & records.same_article(chosen, best)
+    return records.drops(chosen[worse], best[worse], records.rows["rule"][chosen[worse]])
 
 
 def first_drops(drops: np.ndarray) -> np.ndarray:
     """One row a dropped document, the one of its first rule, sorted by document."""
-    better = (drops["better_position"], drops["better_unit"])
-    order = (*better, -drops["similarity"], drops["rule"], drops["worse_position"], drops["worse_unit"])
+    better = (drops["better_position"], drops["better_part"])
+    order = (*better, -drops["similarity"], drops["rule"], drops["worse_position"], drops["worse_part"])
     drops = drops[np.lexsort(order)]
-    unit, position = drops["worse_unit"], drops["worse_position"]
-    first = np.ones(len(drops), dtype=bool)
-    first[1:] = (unit[1:] != unit[:-1]) | (position[1:] != position[:-1])
-    return drops[first]
+    return drops[first_of_equals(drops["worse_part"], drops["worse_position"])] if len(drops) else drops

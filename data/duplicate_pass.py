@@ -1,59 +1,55 @@
 """Pass B, per partition of the key space: which documents have a better copy.
 
-Identical ones first (`data.deduplicate`); among the survivors the near-duplicates (`data.near_duplicates`): candidates
-per partition, then their verification per unit of the worse document. Each step leaves one file a task in
-`work/duplicates/`; what they say together is gathered into `dropped.npy`, sorted, a row a dropped document.
+What is superseded first, then identical copies (`data.deduplicate`), then among the survivors the near-duplicates
+(`data.near_duplicates`): candidates per partition, and their verification per part of the worse document. Each task
+leaves one file in a folder named by all that the search depends on, so that a stopped search goes on; `gather` joins
+them to one row a dropped document.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from data.deduplicate import DROP, first_drops, key_slice, worse_documents
+from data.deduplicate import DROP, Parts, first_drops, identical, key_slice, places, superseded
 from data.near_duplicates import PAIR, Order, candidate_pairs, verified
 from data.scratch import ScratchReader, load_array, save_array
 from data.shared import Shared
 
-MEMORY_FACTOR = 6
+MEMORY_FACTOR = 8
 """Memory that a partition takes, in multiples of its rows: themselves, sorted copies and the sort's indices."""
-
-
-@dataclass(frozen=True)
-class Units:
-    """The parts of all units, by number: their names and their sources' places."""
-
-    keys: tuple[str, ...]
-    sources: tuple[int, ...]
+PARTS_FILE = "parts.npy"
+READERS_OPEN = 64
+"""Each holds two files open, of the 1,024 that a process often may."""
 
 
 @dataclass(frozen=True)
 class Partition:
-    """One of `count` key ranges over the records of all units; `units` is the file that names them."""
+    """One of `count` key ranges over the records of all parts; `folder` is that of the search."""
 
+    folder: Path
     number: int
     count: int
-    units: Path
+
+    def file(self, name: str) -> Path:
+        """Where the task's result goes."""
+        return self.folder / f"{name}-{self.number:05d}-of-{self.count:05d}.npy"
 
 
-def save_units(path: Path, units: Units) -> None:
-    """Write what the tasks of this pass read once a process, instead of carrying it in each."""
-    longest = max(map(len, units.keys), default=1)
-    rows = list(zip(units.keys, units.sources, strict=True))
-    save_array(path, np.array(rows, dtype=[("key", f"S{longest}"), ("source", "<u4")]))
+def save_parts(folder: Path, keys: Sequence[str], parts: Parts) -> None:
+    """Write what the tasks read once a process, instead of carrying it in each."""
+    rows = list(zip(keys, parts.source, parts.rank, parts.revises, strict=True))
+    dtype = [("key", f"S{max(map(len, keys), default=1)}"), ("source", "<i8"), ("rank", "<i8"), ("revises", "<i8")]
+    save_array(folder / PARTS_FILE, np.array(rows, dtype=dtype))
 
 
 @functools.lru_cache(1)
-def _load_units(path: Path, stamp: int) -> Units:
-    values = np.load(path, allow_pickle=False)
-    keys = tuple(key.decode() for key in values["key"])
-    return Units(keys, tuple(values["source"].tolist()))
-
-
-def _units(path: Path) -> Units:
-    return _load_units(path, path.stat().st_mtime_ns)
+def _load_parts(folder: Path) -> tuple[tuple[str, ...], Parts]:
+    rows = np.load(folder / PARTS_FILE, allow_pickle=False)
+    keys = tuple(key.decode() for key in rows["key"])
+    return keys, Parts(*(np.ascontiguousarray(rows[name]) for name in ("source", "rank", "revises")))
 
 
 def partition_count(input_bytes: int, memory: int) -> int:
@@ -62,83 +58,88 @@ def partition_count(input_bytes: int, memory: int) -> int:
 
 
 def table_bytes(shared: Shared, keys: Sequence[str], name: str) -> int:
-    """Bytes of all units' `identities` or `bands`."""
+    """Bytes of all parts' `identities` or `bands`."""
     return sum((shared.units / f"{key}.{name}.npy").stat().st_size for key in keys)
 
 
+def _once(task: Callable[[], np.ndarray], path: Path) -> None:
+    """Do a task unless an earlier run has done it."""
+    if not path.exists():
+        save_array(path, task())
+
+
+def _slices(partition: Partition, shared: Shared, name: str, field: str) -> list[np.ndarray]:
+    keys, _ = _load_parts(partition.folder)
+    tables = (load_array(shared.units / f"{key}.{name}.npy") for key in keys)
+    return [key_slice(table, field, partition.number, partition.count) for table in tables]
+
+
+def find_superseded(partition: Partition, shared: Shared) -> None:
+    """Step 1 of the identities of one partition -> `superseded-...npy`, DROP rows."""
+    _, parts = _load_parts(partition.folder)
+    slices = functools.partial(_slices, partition, shared, "identities", "high")
+    _once(lambda: superseded(slices(), parts), partition.file("superseded"))
+
+
 def find_identical(partition: Partition, shared: Shared) -> None:
-    """The DROP rows of one partition of the identities -> `identical-NNNNN.npy`."""
-    units = _units(partition.units)
-    slices = []
-    for key in units.keys:
-        records = load_array(shared.units / f"{key}.identities.npy")
-        slices.append(key_slice(records, "high", partition.number, partition.count))
-    drops = worse_documents(slices, units.sources)
-    save_array(shared.duplicates / f"identical-{partition.number:05d}.npy", drops)
+    """Step 2 -> `identical-...npy`, DROP rows."""
+    _, parts = _load_parts(partition.folder)
+    slices = functools.partial(_slices, partition, shared, "identities", "high")
+    gone = _gone(partition.folder / "superseded.npy")
+    _once(lambda: identical(slices(), parts, gone), partition.file("identical"))
 
 
 def find_candidates(partition: Partition, shared: Shared) -> None:
-    """The PAIR rows of one partition of the bands -> `candidates-NNNNN.npy`."""
-    units = _units(partition.units)
-    slices = []
-    for key in units.keys:
-        slices.append(
-            key_slice(load_array(shared.units / f"{key}.bands.npy"), "key", partition.number, partition.count)
-        )
-    order = Order(_readers(units, shared), units.sources)
-    pairs = candidate_pairs(slices, places(load_array(shared.duplicates / "identical.npy")), order)
-    save_array(shared.duplicates / f"candidates-{partition.number:05d}.npy", pairs)
+    """The pairs of one partition of the bands that are worth comparing -> `candidates-...npy`, PAIR rows."""
+    _, parts = _load_parts(partition.folder)
+    slices = functools.partial(_slices, partition, shared, "bands", "key")
+    order = Order(_Readers(partition.folder, shared), parts)
+    gone = _gone(partition.folder / "identical.npy")
+    _once(lambda: candidate_pairs(slices(), gone, order), partition.file("candidates"))
+
+
+def _gone(path: Path) -> np.ndarray:
+    drops = load_array(path)
+    return np.unique(places(np.array(drops["worse_part"]), np.array(drops["worse_position"])))
 
 
 class _Readers(Sequence):
-    """Opens a unit's scratch files when they are asked for, and holds the last few hundred."""
+    """Opens a part's scratch files when they are asked for, and holds the last of them."""
 
-    def __init__(self, units: Units, shared: Shared):
-        self.units = units
-        self.open = functools.lru_cache(256)(lambda number: ScratchReader(shared.units, units.keys[number]))
+    def __init__(self, folder: Path, shared: Shared):
+        self.keys, _ = _load_parts(folder)
+        # without a reference to itself: the files are to be closed with it, not at the next garbage collection
+        self.open = functools.lru_cache(READERS_OPEN)(functools.partial(ScratchReader, shared.units))
 
     def __len__(self) -> int:
-        return len(self.units.keys)
+        return len(self.keys)
 
     def __getitem__(self, number: int) -> ScratchReader:
-        return self.open(int(number))
-
-
-def _readers(units: Units, shared: Shared) -> _Readers:
-    return _Readers(units, shared)
-
-
-def places(drops: np.ndarray) -> np.ndarray:
-    """The dropped documents of DROP rows as sorted uint64 `unit << 32 | position`."""
-    return np.unique(drops["worse_unit"].astype(np.uint64) << np.uint64(32) | drops["worse_position"])
+        return self.open(self.keys[int(number)])
 
 
 @dataclass(frozen=True)
 class Verification:
-    """The candidate pairs whose worse document is in unit number `unit`."""
+    """The candidate pairs whose worse document is in part number `part`."""
 
-    unit: int
-    units: Path
+    folder: Path
+    part: int
     partitions: int
 
 
 def verify_candidates(task: Verification, shared: Shared) -> int:
-    """The DROP rows of one unit's candidates -> `near-NNNNN.npy`. Returns how many pairs were compared."""
-    parts = [np.empty(0, PAIR)]
+    """Compares one part's candidates -> `near-...npy`, DROP rows. Returns how many pairs were compared."""
+    found = [np.empty(0, PAIR)]
     for number in range(task.partitions):
-        pairs = load_array(shared.duplicates / f"candidates-{number:05d}.npy")
-        first, last = np.searchsorted(pairs["worse_unit"], [task.unit, task.unit + 1])
-        parts.append(np.asarray(pairs[first:last]))
-    pairs = np.unique(np.concatenate(parts))
-    drops = verified(pairs, shared.near_duplicates, _readers(_units(task.units), shared))
-    save_array(shared.duplicates / f"near-{task.unit:05d}.npy", drops)
+        pairs = load_array(Partition(task.folder, number, task.partitions).file("candidates"))
+        first, last = np.searchsorted(np.array(pairs["worse_part"]), [task.part, task.part + 1])
+        found.append(np.array(pairs[first:last]))
+    pairs = np.unique(np.concatenate(found))
+    readers = _Readers(task.folder, shared)
+    _once(lambda: verified(pairs, shared.near_duplicates, readers), task.folder / f"near-{task.part:05d}.npy")
     return len(pairs)
 
 
-def gather(shared: Shared, pattern: str, count: int, name: str, *others: str) -> np.ndarray:
-    """Joins `count` files of DROP rows (and `others`) to one row a document and writes it as `name`."""
-    parts = [np.load(shared.duplicates / f"{pattern}-{number:05d}.npy", allow_pickle=False) for number in range(count)]
-    parts += [np.load(shared.duplicates / other, allow_pickle=False) for other in others]
-    drops = first_drops(np.concatenate([*parts, np.empty(0, DROP)]))
-    save_array(shared.duplicates / name, drops)
-    return drops
+def gather(files: Sequence[Path]) -> np.ndarray:
+    """The DROP rows of all files, one a document."""
+    return first_drops(np.concatenate([np.empty(0, DROP), *(np.load(path, allow_pickle=False) for path in files)]))

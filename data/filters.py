@@ -62,16 +62,20 @@ class _Candidate:
     filters: "Filters"
 
 
-def _types(candidate: _Candidate) -> set[str]:
-    return {kind.lower().replace(" ", "-") for kind in candidate.document.types or ()}
+def _types(document: Document) -> set[str]:
+    return {kind.lower().replace(" ", "-") for kind in document.types or ()}
+
+
+def _says_retracted(document: Document) -> bool:
+    return not _RETRACTED.isdisjoint(_types(document)) or bool(_RETRACTED_TITLE.match(document.title or ""))
 
 
 def _is_retracted(candidate: _Candidate, _: float) -> bool:
-    return not _RETRACTED.isdisjoint(_types(candidate)) or bool(_RETRACTED_TITLE.match(candidate.document.title or ""))
+    return _says_retracted(candidate.document)
 
 
 def _is_no_article(candidate: _Candidate, _: float) -> bool:
-    return not _NON_ARTICLES.isdisjoint(_types(candidate)) or bool(
+    return not _NON_ARTICLES.isdisjoint(_types(candidate.document)) or bool(
         _NON_ARTICLE_TITLE.match(candidate.document.title or "")
     )
 
@@ -220,6 +224,10 @@ class Filters:
     def digest(self) -> str:
         """A hash of everything that decides which documents go, but for the code."""
         return hashlib.sha256(repr((self.limits, self.languages, self.licences)).encode()).hexdigest()
+
+    def is_retracted(self, document: Document) -> bool:
+        """Whether the document says so, and such documents go."""
+        return any(name == "retracted" for name, _ in self.limits) and _says_retracted(document)
 
     def failed(self, document: Document, folded_words: Sequence[str], phrases: np.ndarray) -> str | None:
         """The name of the first rule by which a cleaned document goes, or None. Its words and the hashes of its

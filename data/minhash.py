@@ -15,9 +15,9 @@ HASHES_AT_A_TIME = 1 << 18
 BAND = np.dtype([("key", "<u8"), ("position", "<u4")])
 
 
-def jaccard(first: frozenset[str], second: frozenset[str]) -> float:
-    """Jaccard similarity of two sets of phrases (`data.words.phrases`)."""
-    common = len(first & second)
+def jaccard(first: np.ndarray, second: np.ndarray) -> float:
+    """Jaccard similarity of two sets of phrases, each given by its different hashes (`data.words.phrase_hashes`)."""
+    common = len(np.intersect1d(first, second, assume_unique=True))
     return common / (len(first) + len(second) - common)
 
 

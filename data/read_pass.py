@@ -7,43 +7,38 @@ with the unit.
 
 import functools
 import hashlib
-import tarfile
-from collections.abc import Iterator
-from contextlib import ExitStack
+from itertools import count
 
 import numpy as np
 import xxhash
 
 from data.boilerplate import strip_boilerplate
 from data.clean import clean_text
-from data.deduplicate import Action, Identities, drop_false_identifiers, normalised, normalised_doi
 from data.documents import Document
-from data.files import DamagedFile, is_documentation, open_input, open_range
+from data.identities import Action, Identities, drop_false_identifiers, normalised, normalised_doi
 from data.language import detect
-from data.medline_files import check_md5
 from data.minhash import Bands
 from data.readers import find_format
-from data.readers.interface import ABSTRACT, Deletion, Drop, Format, InputFile, ReadSettings
+from data.readers.interface import ABSTRACT, Deletion, Drop
 from data.scratch import ScratchWriter, save_array
 from data.shared import SPLITS, Shared
 from data.summary import Summary, place
 from data.tokenizer import Tokenizer, load_tokenizer
-from data.units import Unit, UnitFile, file_hashes, is_archive
+from data.unit_items import Restart, unit_items
+from data.units import Unit, file_hashes
 from data.words import fold, phrase_hashes, split_words, word_hashes
 
 PART_DOCUMENTS = 1 << 15
 """Documents of a part: a file of MEDLINE's has 30,000 citations at most. What is held of them until a part is written
 takes about 100 MB."""
+SUFFIXES = (".identities.npy", ".bands.npy", ".documents.npy", ".ids.npy", ".jsonl.zst")
+"""Of a part's files, in the order in which they are written."""
 TOKENS_COUNTED = 64
 """One document in so many is tokenised, and the first so many of a unit: tokens are then known to about 1 %."""
 
 
-_VERDICTS = {"retracted": Action.RETRACTED, "benchmark-pmid": Action.BENCHMARK}
-"""Rules that say something of the article wherever else it stands."""
-
-
-class _Restart(Exception):
-    """A file turned out damaged after some of its documents were taken: the unit starts again without it."""
+FULL_TEXT_WORDS = 1000
+"""From which on a text counts as a full text, where its format does not say; abstracts have 250, seldom 600."""
 
 
 def unit_key(unit: Unit, shared: Shared) -> tuple[str, dict[str, str]]:
@@ -59,20 +54,40 @@ def read_and_clean(unit: Unit, shared: Shared) -> tuple[Summary, bool]:
     A damaged file contributes nothing, so that curating again after it is repaired gives what a clean run gives.
     """
     key, hashes = unit_key(unit, shared)
-    if (shared.units / f"{key}.json").exists():
-        return Summary.load(shared.units / f"{key}.json"), True
+    finished = _finished(key, shared)
+    if finished:
+        return finished, True
     damaged: dict[str, str] = {}
     while True:
-        for leftover in shared.units.glob(f"{key}-*"):
-            leftover.unlink()
+        _remove_parts(Summary(key=key), shared)
         work = _UnitWork(unit, shared, Summary(key=key, files=hashes, damaged=damaged))
         try:
             work.run()
-        except _Restart:
+        except Restart:
             continue
         finally:
             work.part.scratch.abandon()
         return work.summary, False
+
+
+def _finished(key: str, shared: Shared) -> Summary | None:
+    """The summary of a unit that an earlier run has finished, with all files of its parts."""
+    path = shared.units / f"{key}.json"
+    if not path.exists():
+        return None
+    summary = Summary.load(path)
+    files = (shared.units / f"{summary.part_key(part)}{suffix}" for part in range(summary.parts) for suffix in SUFFIXES)
+    return summary if all(file.exists() for file in files) else None
+
+
+def _remove_parts(summary: Summary, shared: Shared) -> None:
+    """What an attempt that was stopped has left."""
+    for part in count():
+        files = [shared.units / f"{summary.part_key(part)}{suffix}" for suffix in SUFFIXES]
+        if not any(file.exists() for file in files):
+            return
+        for file in files:
+            file.unlink(missing_ok=True)
 
 
 class _Part:
@@ -108,15 +123,17 @@ class _UnitWork:
 
     def run(self) -> None:
         """Every item that the readers find; the summary is written last: its presence says that all parts are whole."""
-        for item in _items(self.unit, self.settings, self.summary):
+        for item in unit_items(self.unit, self.settings, self.summary):
             if isinstance(item, Deletion):
-                self._judge_pmid(item.pmid, Action.DELETED)
+                citation = Document("", self.unit.source_name, None, "", pmid=item.pmid)
+                self.part.identities.judge_pmid(citation, Action.DELETED, self.part.documents)
                 continue
             self.summary.records += 1
             if isinstance(item, Drop):
                 self.summary.drop(item.rule, item.detail)
-                if item.pmid and self.form.revises:
-                    self._judge_pmid(item.pmid, Action.REVISED)
+                if item.about:
+                    drop_false_identifiers(item.about, self.summary.notes)
+                    self._judge(item.about)
             else:
                 self._document(item)
             if self.part.documents == PART_DOCUMENTS:
@@ -125,13 +142,15 @@ class _UnitWork:
         self.summary.overlap = self.overlap.to_json()
         self.summary.save(self.shared.units / f"{self.summary.key}.json")
 
+    def _is_abstract(self, document: Document, words: int) -> bool:
+        if self.form.full_text:
+            return ABSTRACT in (document.types or ())
+        return self.form.revises or words < FULL_TEXT_WORDS
+
     def _end_part(self) -> None:
         self.part.close()
         self.summary.parts += 1
         self.part = _Part(self.summary.part_key(self.summary.parts), self.shared)
-
-    def _judge_pmid(self, pmid: str, action: Action) -> None:
-        self.part.identities.judge_pmid(pmid, action, self.part.documents)
 
     def _document(self, document: Document) -> None:
         summary, shared = self.summary, self.shared
@@ -153,16 +172,19 @@ class _UnitWork:
             summary.drop(rule or match.rule, detail, len(before))
             if match:
                 summary.contaminated.append([document.id, *match])
-            self._judge(document, rule or match.rule)
+            self._judge(document)
             return
         self._keep(document, words, phrases, normalised(folded), before)
 
-    def _judge(self, document: Document, rule: str) -> None:
-        """What a dropped document says of others with its identifiers."""
-        if rule in _VERDICTS:
-            self.part.identities.judge(document, _VERDICTS[rule], self.part.documents)
-        if document.pmid and self.form.revises:
-            self._judge_pmid(document.pmid, Action.REVISED)
+    def _judge(self, document: Document) -> None:
+        """What a document that was read and not kept says of others with its identifiers, whatever rule dropped it."""
+        identities, position = self.part.identities, self.part.documents
+        if self.shared.filters.is_retracted(document):
+            identities.judge(document, Action.RETRACTED, position)
+        if document.pmid in self.shared.questions.pmids:
+            identities.judge(document, Action.BENCHMARK, position)
+        if self.form.revises:
+            identities.judge_pmid(document, Action.REVISED, position)
 
     def _keep(
         self, document: Document, words: list[str], phrases: np.ndarray, normalised_text: str, before: str
@@ -171,7 +193,7 @@ class _UnitWork:
         position = part.documents
         share = shared.validation[self.unit.kind]
         document.split = split_of(document, share, shared.seed)
-        abstract_only = not self.form.full_text or ABSTRACT in (document.types or ())
+        abstract_only = self._is_abstract(document, len(words))
         part.identities.add(document, normalised_text, position, abstract_only=abstract_only)
         if shared.near_duplicates:
             part.bands.add(phrases, position)
@@ -208,96 +230,3 @@ def split_of(document: Document, validation_share: float, seed: int) -> str:
     go."""
     identity = document.pmid or (normalised_doi(document.doi) if document.doi else f"{document.source}:{document.id}")
     return SPLITS[xxhash.xxh3_64_intdigest(f"split:{identity}".encode(), seed=seed) < validation_share * 2**64]
-
-
-def _items(unit: Unit, settings: ReadSettings, summary: Summary) -> Iterator[Document | Drop | Deletion]:
-    """Everything the readers find in a unit. Damage is noted in `summary.damaged`; raises _Restart when items must
-    be taken back."""
-    for file in unit.files:
-        if file.name in summary.damaged:
-            continue
-        taken = False
-        try:
-            for item in _file_items(unit, file, settings, summary):
-                taken = True
-                yield item
-        except DamagedFile as error:
-            summary.damaged[file.name] = error.reason
-            if taken:
-                raise _Restart from error
-
-
-def _file_items(
-    unit: Unit, file: UnitFile, settings: ReadSettings, summary: Summary
-) -> Iterator[Document | Drop | Deletion]:
-    check_md5(file.path, file.name)
-    if is_archive(file.name):
-        yield from _archive_items(unit, file, settings, summary)
-        return
-    if unit.end is None:
-        stream, offset = open_input(file.path, file.name), 0
-    else:
-        stream, offset = open_range(file.path, file.name, unit.start, unit.end)
-    form = find_format(unit.kind)
-    opened = InputFile(stream, file.name, unit.source_name, offset, summary.notes, settings)
-    companion = form.companion(file.path) if form.companion else None
-    with ExitStack() as stack:
-        stack.enter_context(stream)
-        if companion:
-            other = stack.enter_context(open_input(companion, companion.name))
-            opened.companion = InputFile(
-                other, companion.name, unit.source_name, notes=summary.notes, settings=settings
-            )
-        yield from _read(form, opened)
-
-
-def _read(form: Format, file: InputFile) -> Iterator[Document | Drop | Deletion]:
-    """What the reader finds. A value that it did not foresee is damage of this file, not the end of the run."""
-    try:
-        yield from form.read(file)
-    except DamagedFile:
-        raise
-    except ValueError as error:
-        raise DamagedFile(file.name, f"cannot be read ({error})") from error
-
-
-def _archive_items(
-    unit: Unit, file: UnitFile, settings: ReadSettings, summary: Summary
-) -> Iterator[Document | Drop | Deletion]:
-    """The readable members of a tar archive, in its order, in one pass. A damaged member is noted, the others are
-    read."""
-    form = find_format(unit.kind)
-    with open_input(file.path, file.name) as stream:
-        try:
-            with tarfile.open(fileobj=stream, mode="r|") as archive:
-                for member in archive:
-                    if not member.isfile() or is_documentation(member.name.rpartition("/")[2]):
-                        continue
-                    if form.pattern.fullmatch(member.name.lower()) is None:
-                        continue
-                    place_of = f"{file.name}/{member.name}"
-                    if place_of not in summary.damaged:
-                        opened = InputFile(
-                            archive.extractfile(member),
-                            place_of,
-                            unit.source_name,
-                            notes=summary.notes,
-                            settings=settings,
-                        )
-                        yield from _member_items(form, opened, summary)
-        except tarfile.TarError as error:
-            raise DamagedFile(file.name, f"broken archive ({error})") from error
-
-
-def _member_items(form: Format, member: InputFile, summary: Summary) -> Iterator[Document | Drop | Deletion]:
-    taken = False
-    try:
-        for item in _read(form, member):
-            taken = True
-            yield item
-    except DamagedFile as error:
-        if error.name != member.name:  # the archive itself
-            raise
-        summary.damaged[member.name] = error.reason
-        if taken:
-            raise _Restart from error

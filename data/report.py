@@ -10,9 +10,9 @@ from pathlib import Path
 
 from data.account import Account, SourceReport, octave
 from data.clusters import CLUSTERS_FILE
-from data.deduplicate import RULES as DUPLICATE_RULES
-from data.deduplicate import VERDICTS
 from data.documents import temporary_name
+from data.identities import RULES as DUPLICATE_RULES
+from data.identities import VERDICTS
 from data.manifest import MANIFEST_FILE, file_entry, manifest
 from data.report_picture import PICTURE_FILE, draw
 from data.report_text import CONTAMINATION_FILE, REPORT_FILE, markdown, source_table

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from data.account import Account, SourceReport, octave, ranked
 from data.clusters import CLUSTERS_FILE
 from data.decontaminate import SHORTEST_QUESTION
-from data.deduplicate import RULES as DUPLICATE_RULES
-from data.deduplicate import VERDICTS
+from data.identities import RULES as DUPLICATE_RULES
+from data.identities import VERDICTS
 from data.licences import CLASSES
 from data.manifest import MANIFEST_FILE
 from data.report_picture import PICTURE_FILE

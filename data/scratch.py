@@ -16,6 +16,7 @@ import zstandard
 
 from data.documents import Document, temporary_name
 from data.files import DamagedFile
+from data.identities import bounded_version
 
 FRAME_BYTES = 1 << 18
 """Uncompressed bytes of a frame: one document costs decompressing as much, about half a millisecond."""
@@ -69,7 +70,7 @@ class ScratchWriter:
         self.id_end += len(identity)
         self.ids.append(identity)
         self.rows.append((
-            self.frame, self.start, len(line), self.id_end, len(document.text), words, document.version or 0, year,
+            self.frame, self.start, len(line), self.id_end, len(document.text), words, bounded_version(document), year,
             language, license, split, abstract_only,
         ))  # fmt: skip
         self.lines.append(line)
@@ -106,7 +107,6 @@ class ScratchReader:
     def __init__(self, folder: Path, key: str):
         self.path = folder / f"{key}.jsonl.zst"
         self.rows = load_array(folder / f"{key}.documents.npy")
-        self.id_bytes = load_array(folder / f"{key}.ids.npy")
 
     def lines(self) -> Iterator[bytes]:
         """Every document's JSON line, in order."""
@@ -138,10 +138,20 @@ class ScratchReader:
                     held, data = frame, _decompress(stream, frame, self.frame_ends[frame], self.path)
                 yield orjson.loads(data[start : start + size])["text"]
 
-    def identity(self, position: int) -> str:
-        """The id of a document."""
-        begin = int(self.rows["id_end"][position - 1]) if position else 0
-        return bytes(self.id_bytes[begin : int(self.rows["id_end"][position])]).decode()
+
+class Ids(Sequence):
+    """The ids of a part's documents, held whole."""
+
+    def __init__(self, folder: Path, key: str):
+        self.ends = np.load(folder / f"{key}.documents.npy", allow_pickle=False)["id_end"].copy()
+        self.bytes = np.load(folder / f"{key}.ids.npy", allow_pickle=False)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, position: int) -> str:
+        begin = int(self.ends[position - 1]) if position else 0
+        return bytes(self.bytes[begin : int(self.ends[position])]).decode()
 
 
 def _decompress(stream: io.BufferedReader, begin: int, end: int, path: Path) -> bytes:
@@ -149,4 +159,4 @@ def _decompress(stream: io.BufferedReader, begin: int, end: int, path: Path) -> 
     try:
         return zstandard.ZstdDecompressor().decompress(stream.read(end - begin))
     except zstandard.ZstdError as error:
-        raise DamagedFile(str(path), f"broken scratch file ({error}); delete it and curate again") from error
+        raise DamagedFile(str(path), f"broken scratch file ({error}); delete it and give the command again") from error

@@ -16,6 +16,8 @@ SAMPLES = 5
 """Texts shown of each source."""
 CANDIDATES = 4 * SAMPLES
 """Kept of each unit: some of them may turn out duplicates."""
+MOST_NAMES, OTHER = 1000, "other"
+"""Of languages and of licences that a unit tells apart."""
 SAMPLE_CHARACTERS = 1500
 """Of a shown text, before and after."""
 
@@ -106,10 +108,16 @@ class Summary:
         return cls(**values)
 
 
+MOST_NAMES = 1000
+OTHER = "other"
+
+
 def place(values: list[str], value: str) -> int:
-    """The index of `value` in a short list that grows: names instead of strings in a table's rows."""
-    try:
-        return values.index(value)
-    except ValueError:
-        values.append(value)
-        return len(values) - 1
+    """The index of `value` in a short list that grows: names instead of strings in a table's rows. What comes after
+    MOST_NAMES others is OTHER."""
+    if value not in values:
+        if len(values) >= MOST_NAMES:
+            value = OTHER
+        if value not in values:
+            values.append(value)
+    return values.index(value)

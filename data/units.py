@@ -7,6 +7,7 @@ be used again.
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def parse_source(text: str) -> Source:
     name = name if colon else kind
     if not (sign and kind and path and name):
         raise ValueError(f"--source {text!r}: expected KIND=PATH or KIND:NAME=PATH, e.g. medline=pubmed/")
-    if name != Path(name).name or name.startswith(".") or name in ("work", "train", "validation"):
+    if name != Path(name).name or name.startswith(".") or ".part-" in name or name in ("work", "train", "validation"):
         raise ValueError(f"--source {text!r}: {name!r} cannot be the name of an output folder; choose another NAME")
     find_format(kind)
     return Source(kind, name, Path(path).expanduser())
@@ -77,12 +78,10 @@ def parse_source(text: str) -> Source:
 
 @dataclass(frozen=True)
 class Plan:
-    """The units of one source in input order; how many files of which other suffix were passed over; which numbers of
-    a release are not there."""
+    """The units of one source in input order; how many files of which other suffix were passed over."""
 
     units: tuple[Unit, ...]
     passed_over: Counter[str]
-    missing: tuple[str, ...]
 
 
 def plan(source: Source, place: int) -> Plan:
@@ -104,11 +103,22 @@ def plan(source: Source, place: int) -> Plan:
         files.append(UnitFile(source.path.name, source.path, _size(source.path)))
     if not files:
         raise ValueError(f"--source {source.kind}={source.path}: nothing to read; {source.kind} reads {form.spelling}")
-    missing: list[str] = []
-    if form.revises:
-        files.sort(key=lambda file: (release_order(file.path.name), file.name))
-        missing = missing_numbers([file.path.name for file in files])
-    return Plan(tuple(_units(files, source, place, form)), passed_over, tuple(missing))
+    return Plan(tuple(_units(files, source, place, form)), passed_over)
+
+
+def ranks(units: Sequence[Unit]) -> list[int]:
+    """The place of each unit among all; where the sources of a kind are one stream of releases, its place in that."""
+    found = list(range(len(units)))
+    revising = [number for number in found if find_format(units[number].kind).revises]
+    in_order = sorted(revising, key=lambda number: (release_order(units[number].files[0].path.name), number))
+    for rank, number in enumerate(in_order):
+        found[number] = rank
+    return found
+
+
+def missing_releases(units: Sequence[Unit]) -> list[str]:
+    """Which numbers of a release are not there, in all its sources together."""
+    return missing_numbers([unit.files[0].path.name for unit in units if find_format(unit.kind).revises])
 
 
 def _size(path: Path) -> int:
@@ -149,6 +159,9 @@ def _units(files: list[UnitFile], source: Source, place: int, form: Format) -> l
             units.append(Unit(place, source.kind, source.name, (file,)))
         else:
             group.append(file)
+            if form.revises:  # a release's files keep their order one by one
+                close_group()
+                continue
             last_of_group = xxhash.xxh3_64_intdigest(file.name.encode()) % GROUP_FILES == 0
             if last_of_group or sum(member.size for member in group) >= RANGE_BYTES:
                 close_group()

@@ -1,15 +1,19 @@
 """Pass C, per part of a unit: the survivors in input order -> `<source>/{train,validation}-NNNNN.jsonl.zst`."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 
-from data.deduplicate import RULES, VERDICTS
-from data.documents import DocumentWriter
-from data.scratch import ScratchReader, load_array
+from data.deduplicate import Drops
+from data.documents import DocumentWriter, temporary_name
+from data.identities import RULES, VERDICTS
+from data.scratch import ScratchReader
 from data.shared import SPLITS, Shared
 
 LENGTH_EDGES = 2 ** np.arange(0, 31)
@@ -18,9 +22,10 @@ LENGTH_EDGES = 2 ** np.arange(0, 31)
 
 @dataclass(frozen=True)
 class Output:
-    """Part number `unit` of all, number `place` of its source."""
+    """Part number `part` of all, number `place` of its source; `folder` is that of the duplicate search."""
 
-    unit: int
+    folder: Path
+    part: int
     place: int
     key: str
     source_name: str
@@ -45,25 +50,43 @@ class Written:
     licenses: Counter[int] = field(default_factory=Counter)
     lengths: Counter[int] = field(default_factory=Counter)
 
+    def save(self, path: Path) -> None:
+        """Write as JSON, temporary name first."""
+        temporary = temporary_name(path)
+        temporary.write_text(json.dumps({name: list(counter.items()) for name, counter in vars(self).items()}))
+        temporary.replace(path)
 
-def write_survivors(output: Output, shared: Shared) -> Written:
-    """Writes one file a split (none for a split without documents); the documents' bytes are those of pass A."""
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """What `save` wrote."""
+        values = json.loads(path.read_text())
+        return cls(**{name: Counter(dict(items)) for name, items in values.items()})
+
+
+def write_survivors(output: Output, shared: Shared) -> tuple[Written, bool]:
+    """Writes one file a split (none for a split without documents); the documents' bytes are those of pass A. Returns
+    what was written, and whether an earlier run had done so."""
+    record = output.folder / f"written-{output.part:05d}.json"
+    paths = [shared.out / output.source_name / f"{split}-{output.place:05d}.jsonl.zst" for split in SPLITS]
+    if record.exists():
+        written = Written.load(record)
+        if all(path.exists() for path, split in zip(paths, SPLITS, strict=True) if written.documents[split]):
+            return written, True
     reader = ScratchReader(shared.units, output.key)
-    drops = unit_drops(load_array(shared.duplicates / "dropped.npy"), output.unit)
+    drops = Drops.load(output.folder).of(output.part)
     keep = np.ones(len(reader.rows), dtype=bool)
     keep[drops["worse_position"]] = False
     written = _counted(reader.rows, keep, drops)
-    folder = shared.out / output.source_name
     with ExitStack() as stack:
         writers = {}
-        for number, split in enumerate(SPLITS):
+        for number, (split, path) in enumerate(zip(SPLITS, paths, strict=True)):
             if written.documents[split]:
-                folder.mkdir(exist_ok=True)
-                path = folder / f"{split}-{output.place:05d}.jsonl.zst"
+                path.parent.mkdir(exist_ok=True)
                 writers[number] = stack.enter_context(DocumentWriter(path))
         for line, split in _kept_lines(reader, keep):
             writers[split].write_line(line)
-    return written
+    written.save(record)
+    return written, False
 
 
 def _kept_lines(reader: ScratchReader, keep: np.ndarray) -> Iterator[tuple[bytes, int]]:
@@ -71,12 +94,6 @@ def _kept_lines(reader: ScratchReader, keep: np.ndarray) -> Iterator[tuple[bytes
     for line, kept, split in zip(reader.lines(), keep.tolist(), splits, strict=True):
         if kept:
             yield line, split
-
-
-def unit_drops(drops: np.ndarray, unit: int) -> np.ndarray:
-    """The rows of one unit's documents, of rows sorted by document."""
-    first, last = np.searchsorted(drops["worse_unit"], [unit, unit + 1])
-    return np.asarray(drops[first:last])
 
 
 def _counted(rows: np.ndarray, keep: np.ndarray, drops: np.ndarray) -> Written:
@@ -92,7 +109,7 @@ def _counted(rows: np.ndarray, keep: np.ndarray, drops: np.ndarray) -> Written:
         written.dropped[rule] += 1
         written.dropped_characters[rule] += characters
         if drop["rule"] >= VERDICTS:
-            written.better[int(drop["better_unit"])] += 1
+            written.better[int(drop["better_part"])] += 1
     kept = rows[keep]
     written.years = _counter(kept["year"])
     written.languages = _counter(kept["language"])

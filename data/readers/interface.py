@@ -54,13 +54,13 @@ class InputFile:
 class Drop:
     """A record that gives no document: the rule's name, and where and why where a person may want to look.
 
-    `pmid` is that of a citation: where later files revise earlier ones, even a revision that is dropped replaces what
-    stood there before.
+    `about` is what is known of the article, a document without text: where later files revise earlier ones, even a
+    revision that is dropped replaces what stood there before, and a retraction reaches every source.
     """
 
     rule: str
     detail: str | None = None
-    pmid: str | None = None
+    about: Document | None = None
 
 
 @dataclass(frozen=True, slots=True)

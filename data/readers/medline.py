@@ -41,7 +41,7 @@ def read(file: InputFile) -> Iterator[Document | Drop | Deletion]:
             yield from (Deletion(_text(pmid)) for pmid in element.iterfind("PMID"))
         elif element.tag == "PubmedBookArticle":
             pmid = squeeze(element.findtext("BookDocument/PMID") or "")
-            yield Drop("book-record", f"{file.name}: {pmid or 'without PMID'}", pmid or None)
+            yield Drop("book-record", f"{file.name}: {pmid or 'without PMID'}", _about(pmid, file))
         else:
             yield _document(_children(element), file)
     file.note_entities(unknown)
@@ -66,17 +66,16 @@ def _document(record: Children, file: InputFile) -> Document | Drop:
     article = _children(citation.get("Article"))
     pmid = _text(citation.get("PMID"))
     if not (pmid and article):
-        return Drop("bad-record", f"{file.name}: a citation without {'Article' if pmid else 'PMID'}", pmid or None)
+        lacking = "Article" if pmid else "PMID"
+        return Drop("bad-record", f"{file.name}: a citation without {lacking}", _about(pmid, file))
     sections = abstract_sections(article.get("Abstract"))
     if "OtherAbstract" in citation:
         _add_further_abstracts(sections, record["MedlineCitation"], file)
-    if not sections:
-        return Drop("no-abstract", pmid=pmid)
     title = title_text(article.get("ArticleTitle"))
     text = "\n\n".join(sections)
     journal = _children(article.get("Journal"))
     pmcid, doi = _identifiers(_children(record.get("PubmedData")), article)
-    return Document(
+    document = Document(
         id=f"pmid:{pmid}",
         source=file.source,
         title=title,
@@ -92,6 +91,12 @@ def _document(record: Children, file: InputFile) -> Document | Drop:
         doi=doi,
         version=_number(citation["PMID"].get("Version", "")) or 1,
     )
+    return document if sections else Drop("no-abstract", about=document)
+
+
+def _about(pmid: str, file: InputFile) -> Document | None:
+    """A citation of which only the PMID is known."""
+    return Document(f"pmid:{pmid}", file.source, None, "", pmid=pmid) if pmid else None
 
 
 def title_text(element: etree._Element | None) -> str | None:

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data import deduplicate
-from data.deduplicate import Action
+from data import deduplicate, identities
+from data.deduplicate import Parts
 from data.documents import Document
+from data.identities import Action
 from data.words import fold
 
 
@@ -19,7 +20,7 @@ def test_false_identifiers_are_left_out_and_counted():
     real = document("a", pmid="12", pmcid="PMC12", doi="https://doi.org/10.1/A")
     notes = Counter()
     for item in (false, real):
-        deduplicate.drop_false_identifiers(item, notes)
+        identities.drop_false_identifiers(item, notes)
     assert (false.pmid, false.pmcid, false.doi) == (None, None, None)
     assert (real.pmid, real.pmcid, real.doi) == ("12", "PMC12", "https://doi.org/10.1/A")
     assert notes == {f"{name} of no real form left out": 1 for name in ("pmid", "pmcid", "doi")}
@@ -36,28 +37,37 @@ class Verdict(NamedTuple):
     document: Document
 
 
-def drops(units, sources, full_text, partitions=1):
-    """`{(unit, position): (rule, (better unit, better position))}`; a unit is a list of documents and verdicts."""
+def drops(units, sources, full_text, partitions=1, ranks=None, revises=True):
+    """`{(part, position): (rule, (better part, position))}`; a part is a list of documents and verdicts."""
     arrays = []
     for items in units:
-        records = deduplicate.Identities(seed=0)
+        records = identities.Identities(seed=0)
         position = 0
         for item in items:
             if isinstance(item, Verdict):
                 records.judge(item.document, item.action, position)
             else:
-                text = deduplicate.normalised(fold(item.text))
+                text = identities.normalised(fold(item.text))
                 records.add(item, text, position, abstract_only=not full_text[len(arrays)])
                 position += 1
         arrays.append(records.array())
-    found = []
-    for partition in range(partitions):
-        slices = [deduplicate.key_slice(array, "high", partition, partitions) for array in arrays]
-        found.append(deduplicate.worse_documents(slices, sources))
+    count = len(units)
+    parts = Parts(
+        np.array(sources, np.int64),
+        np.array(ranks or range(count), np.int64),
+        np.array([revises] * count if isinstance(revises, bool) else revises, np.int64),
+    )
+
+    def slices(number):
+        return [deduplicate.key_slice(array, "high", number, partitions) for array in arrays]
+
+    gone = np.concatenate([deduplicate.superseded(slices(number), parts) for number in range(partitions)])
+    without = np.unique(deduplicate.places(gone["worse_part"], gone["worse_position"]))
+    found = [gone, *(deduplicate.identical(slices(number), parts, without) for number in range(partitions))]
     return {
-        (int(row["worse_unit"]), int(row["worse_position"])): (
-            deduplicate.RULES[row["rule"]],
-            (int(row["better_unit"]), int(row["better_position"])),
+        (int(row["worse_part"]), int(row["worse_position"])): (
+            identities.RULES[row["rule"]],
+            (int(row["better_part"]), int(row["better_position"])),
         )
         for row in deduplicate.first_drops(np.concatenate(found))
     }
@@ -100,7 +110,7 @@ def test_the_order_of_better():
 @pytest.mark.parametrize("action", [Action.DELETED, Action.REVISED])
 def test_a_revision_removes_what_stands_before_it_in_the_same_stream(action):
     verdict = Verdict(action, document(pmid="1"))
-    rule = deduplicate.RULES[action - 1]
+    rule = identities.RULES[action - 1]
     units = [[document("a", pmid="1"), verdict, document("b", pmid="1")], [document("c", pmid="1")]]
     found = drops(units, [0, 1], [False, False])
     assert found == {(0, 0): (rule, (0, 1)), (1, 0): ("same-pmid", (0, 1))}
@@ -113,9 +123,9 @@ def test_a_revision_removes_what_stands_before_it_in_the_same_stream(action):
 )
 def test_a_retraction_and_a_benchmark_reach_every_source_by_every_identifier(action, rule):
     verdict = Verdict(action, document(pmid="1", pmcid="PMC7", doi="10.1/a"))
-    papers = [document("a", pmcid="PMC7"), document("b", doi="10.1/A"), document("c", pmid="2", doi="10.1/a")]
+    papers = [document("a", pmcid="PMC7"), document("b", doi="10.1/A")]
     found = drops([papers, [verdict]], [0, 1], [True, False])
-    assert found == {(0, 0): (rule, (1, 0)), (0, 1): (rule, (1, 0))}  # the third has a DOI of several articles
+    assert found == {(0, 0): (rule, (1, 0)), (0, 1): (rule, (1, 0))}
     assert {place for place, _ in drops([[verdict], papers], [0, 1], [False, True]).items()} == {(1, 0), (1, 1)}
 
 
@@ -147,13 +157,15 @@ def test_dropped_exactly_when_it_is_not_the_best_of_a_key(units, partitions, dat
     }
     for doi in "123":
         same = sorted((rank(u, p, item), u, p, item.pmid) for u, p, item in every if item.doi == doi)
-        expected |= {(u, p) for _, u, p, pmid in same[1:] if None in (pmid, same[0][3]) or pmid == same[0][3]}
-    found = drops(units, sources, full_text, partitions)
+        if len({pmid for *_, pmid in same if pmid}) < 2:  # else a DOI of several articles
+            expected |= {(u, p) for _, u, p, _ in same[1:]}
+    found = drops(units, sources, full_text, partitions, revises=False)
     assert set(found) == expected
     assert not every or len(found) < len(every)  # the best of all is never dropped
 
 
-VERDICTS = st.builds(Verdict, st.sampled_from(list(Action)[1:]), st.builds(document, pmid=KEYS, pmcid=KEYS))
+JUDGED = st.builds(document, pmid=KEYS, pmcid=KEYS, version=st.sampled_from([None, 1, 2]))
+VERDICTS = st.builds(Verdict, st.sampled_from(list(Action)[1:]), JUDGED)
 
 
 @given(units=st.lists(st.lists(DOCUMENTS | VERDICTS, max_size=6), min_size=1, max_size=4), data=st.data())
@@ -170,25 +182,68 @@ def test_verdicts_against_brute_force(units, data):
                 for other_place, other in enumerate(others):
                     if not isinstance(other, Verdict) or not item.pmid or other.document.pmid != item.pmid:
                         continue
-                    earlier = (unit, place) < (other_unit, other_place) and sources[unit] == sources[other_unit]
-                    if earlier or other.action in (Action.RETRACTED, Action.BENCHMARK):
+                    same_stream = sources[unit] == sources[other_unit]
+                    says = other.action == Action.DELETED or (item.version or 0) <= (other.document.version or 0)
+                    earlier = unit < other_unit or (unit == other_unit and place < other_place and says)
+                    elsewhere = other.action == Action.RETRACTED and not same_stream
+                    if other.action == Action.BENCHMARK or elsewhere or (same_stream and earlier):
                         expected.add((unit, position))
     assert {
-        place for place, (rule, _) in found.items() if deduplicate.RULES.index(rule) < deduplicate.VERDICTS
+        place for place, (rule, _) in found.items() if identities.RULES.index(rule) < identities.VERDICTS
     } == expected
 
 
 def test_many_verdicts_that_meet_nothing_cost_little():
     """One for each citation without an abstract: their number must not multiply."""
-    records = deduplicate.Identities(seed=0)
-    for number in range(1, 100_001):
-        records.judge_pmid(str(number), Action.REVISED, 0)
-    records.add(document("a", pmid="5"), "a", 0, abstract_only=True)
-    assert list(deduplicate.worse_documents([records.array()], [0])) == []
+    verdicts = [Verdict(Action.REVISED, document(pmid=str(number))) for number in range(1, 50_001)]
+    assert drops([[*verdicts, document("a", pmid="5")]], [0], [False]) == {}
+
+
+def test_what_was_taken_back_drops_no_copy_of_itself():
+    """The copy is all that is left of the text."""
+    first, second = document("same", pmid="1"), document("same", pmid="2")
+    assert drops([[first, second, Verdict(Action.DELETED, document(pmid="2"))]], [0], [False]) == {
+        (0, 1): ("deleted-by-publisher", (0, 2))
+    }
+    corrected = document("other", pmid="2")
+    assert drops([[first, second], [corrected]], [0, 0], [False] * 2) == {(0, 1): ("same-pmid", (1, 0))}
+    retracted = Verdict(Action.RETRACTED, document(pmid="1"))
+    assert list(drops([[first], [retracted, second]], [0, 0], [False] * 2)) == [(0, 0)]
+
+
+def test_files_are_in_the_order_of_their_release_whatever_source_they_are_in():
+    units = [[document("new", pmid="1")], [document("old", pmid="1"), document("b", pmid="2")]]
+    assert drops(units, [0, 0], [False] * 2, ranks=[1, 0]) == {(1, 0): ("same-pmid", (0, 0))}
+    units[0].insert(0, Verdict(Action.DELETED, document(pmid="2")))
+    assert set(drops(units, [0, 0], [False] * 2, ranks=[1, 0])) == {(1, 0), (1, 1)}
+
+
+def test_a_verdict_on_one_version_says_nothing_of_a_higher_one_in_its_file():
+    units = [[document("b", pmid="1", version=2), Verdict(Action.REVISED, document(pmid="1", version=1))]]
+    assert drops(units, [0], [False]) == {}
+    parts = [units[0][:1], units[0][1:]]  # of one file
+    assert drops(parts, [0, 0], [False] * 2, ranks=[3, 3]) == {}
+    assert list(drops(parts, [0, 0], [False] * 2, ranks=[3, 4])) == [(0, 0)]  # a later file: whatever the version
+    both = [[document("b", pmid="1", version=2)], [document("a", pmid="1", version=1)]]
+    assert list(drops(both, [0, 0], [False] * 2, ranks=[3, 3])) == [(1, 0)]
+
+
+def test_a_retraction_that_was_withdrawn_leaves_the_later_record():
+    verdict = Verdict(Action.RETRACTED, document(pmid="1", pmcid="PMC1"))
+    units = [[document("a", pmid="1")], [verdict], [document("b", pmid="1")], [document("paper", pmcid="PMC1")]]
+    assert set(drops(units, [0, 0, 0, 1], [False] * 3 + [True], revises=[True] * 3 + [False])) == {(0, 0), (3, 0)}
+
+
+def test_a_doi_of_several_articles_says_nothing_of_a_record_without_pmid():
+    abstracts = [document(f"{number}", pmid=f"{number}", doi="10.1/a") for number in range(1, 6)]
+    paper = document("paper", doi="10.1/a")
+    assert drops([abstracts, [paper]], [0, 1], [False, True]) == {}
+    verdict = Verdict(Action.RETRACTED, document(doi="10.1/a"))
+    assert drops([abstracts, [verdict]], [0, 1], [False, True]) == {}
 
 
 def test_partitions_split_the_records():
-    records = deduplicate.Identities(seed=1)
+    records = identities.Identities(seed=1)
     for number in range(500):
         records.add(document(str(number)), str(number), number, abstract_only=True)
     array = records.array()

@@ -17,9 +17,9 @@ from data import account, curate, report, units
 from data.account import Account, SourceReport
 from data.contamination import Contamination
 from data.curate import Settings
-from data.deduplicate import RULES as DUPLICATE_RULES
 from data.documents import read_documents
 from data.filters import RULES as FILTER_RULES
+from data.identities import RULES as DUPLICATE_RULES
 from data.language import detect
 from data.licences import license_class
 from data.report_picture import MOST_SOURCES, draw

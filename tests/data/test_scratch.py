@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from data import scratch
 from data.documents import Document
 from data.files import DamagedFile
-from data.scratch import ScratchReader, ScratchWriter
+from data.scratch import Ids, ScratchReader, ScratchWriter
 
 
 def write(folder, texts, ids=None):
@@ -15,7 +15,13 @@ def write(folder, texts, ids=None):
     for number, text in enumerate(texts):
         identity = ids[number] if ids else f"é{number}"
         writer.add(
-            Document(identity, "s", None, text), words=number, year=1999, language=0, license=0, split=number % 2, abstract_only=True
+            Document(identity, "s", None, text),
+            words=number,
+            year=1999,
+            language=0,
+            license=0,
+            split=number % 2,
+            abstract_only=True,
         )
     writer.close()
     return ScratchReader(folder, "abc")
@@ -30,7 +36,7 @@ def test_documents_come_back(tmp_path_factory, texts, data):
     assert len(reader.rows) == len(list(reader.lines())) == len(texts)
     positions = data.draw(st.lists(st.integers(0, len(texts) - 1), max_size=8)) if texts else []
     assert list(reader.texts(positions)) == [texts[position] for position in positions]
-    assert [reader.identity(number) for number in range(len(texts))] == [f"é{number}" for number in range(len(texts))]
+    assert list(Ids(folder, "abc")) == [f"é{number}" for number in range(len(texts))]
     assert reader.rows["characters"].tolist() == [len(text) for text in texts]
     assert sorted(path.name for path in folder.iterdir()) == ["abc.documents.npy", "abc.ids.npy", "abc.jsonl.zst"]
 
@@ -39,7 +45,7 @@ def test_a_damaged_scratch_file_is_named(tmp_path):
     reader = write(tmp_path, ["text"] * 9)
     path = tmp_path / "abc.jsonl.zst"
     path.write_bytes(path.read_bytes()[:-3] + b"xyz")
-    with pytest.raises(DamagedFile, match=r"abc\.jsonl\.zst: broken scratch file .* curate again"):
+    with pytest.raises(DamagedFile, match=r"abc\.jsonl\.zst: broken scratch file .* give the command again"):
         list(reader.texts([4]))
 
 
