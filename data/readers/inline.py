@@ -56,8 +56,9 @@ def superscript(text: str, before: str) -> str:
     genotype on a name needs no parentheses (Bmp2^C/C); an exponent does (x^(A/B)).
     """
     inner = squeeze(text)
-    marks = _MARKS.fullmatch(inner) and not (inner[0].isdigit() and _NUMBER_AT_END.search(before))
-    if marks or _SCRIPTABLE.fullmatch(inner):
+    if _SCRIPTABLE.fullmatch(inner) or (
+        _MARKS.fullmatch(inner) and not (inner[0].isdigit() and _NUMBER_AT_END.search(before))
+    ):
         raised = inner.translate(_SUPERSCRIPT)
     elif not inner or _RAISED_AS_IT_IS.fullmatch(inner):
         raised = inner

@@ -139,7 +139,7 @@ class RunningText:
         before = running[-1][-2:] if running else ""
         raised = len(element) and element.find(".//sup") is not None
         if kind in CITED:
-            cited = "".join(element.itertext())
+            cited = "".join(element.itertext()) if len(element) else element.text or ""
             fuses = cited[:1].isdigit() and (before[-1:].isalnum() or _OPEN_NUMBER.search(before))
             if fuses or raised:
                 running.append(cited if "[" in cited else f" [{squeeze(cited)}]")
@@ -147,7 +147,10 @@ class RunningText:
         elif kind in _FOOTNOTES and not raised and _CARRIES_MARK.search(before):
             running.append(superscript(self.line(element), text_at_end(running)))
             return
-        self.inside(element, running)
+        if len(element):
+            self.inside(element, running)
+        elif element.text:
+            running.append(element.text)
 
     # What stands for itself
 
