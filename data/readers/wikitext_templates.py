@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from data.readers.inline import names, squeeze, superscript
 
-_NAMED = re.compile(r"\s*([\w -]+?)\s*=(.*)", re.DOTALL)
+_KEY = re.compile(r"[\w -]+")
 _NUMBER = re.compile(r"[~+\-−±]?\s*[.\d]*\d")
 _JOINT = re.compile(
     r"(to|to about|and|or|by|x|xx|×|\*|-|–|—|\+|±|\+/[-−]|,|, ?and|, ?or|/)(?:\([^)]*\))?", re.IGNORECASE
@@ -59,9 +59,10 @@ def template_text(source: str) -> str:
     values: list[str] = []
     named: dict[str, str] = {}
     for part in parts:
-        match = _NAMED.match(part)
-        if match:
-            named[match.group(1)] = match.group(2).strip()
+        key, sign, value = part.partition("=")
+        key = key.strip()
+        if sign and _KEY.fullmatch(key):
+            named[key] = value.strip()
         else:
             values.append(part.strip())
     while (number := str(len(values) + 1)) in named:  # {{convert|1=5|2=km}}
