@@ -1,5 +1,6 @@
 """`python -m data demo|curate|tokenize|inspect`: the data room's commands, in one process or under mpiexec."""
 
+import gc
 import importlib
 import sys
 
@@ -25,6 +26,9 @@ def main() -> int:
         return 0 if asked_for_help else 2
     name = arguments[0]
     module = importlib.import_module(f"data.{name}")
+    # Documents make no cycles, and Python's collector would look through all that was imported again and again.
+    gc.freeze()
+    gc.set_threshold(50_000)
     settings = parse(module.Settings, arguments[1:], program=f"python -m data {name}", description=COMMANDS[name])
     return module.run(settings)
 

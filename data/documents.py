@@ -3,13 +3,15 @@
 import io
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 import orjson
 import zstandard
 
+from data.disk_full import writing
 from data.files import DamagedFile, open_input
 
 COMPRESSION_LEVEL = 3
@@ -47,6 +49,21 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f"{path.name}.part-{os.getpid()}")
 
 
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A stream for the bytes of `path`, which appears under its own name whole or not at all. A full disk's error names
+    it."""
+    temporary = temporary_name(path)
+    try:
+        with writing(path):
+            # w+b: what numpy takes for a plain file it writes in a way of its own, whose errors do not say why
+            with temporary.open("w+b") as stream:
+                yield stream
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 class DocumentWriter:
     """Writes JSON lines to `path` (.jsonl.zst), temporary name first, then rename; an error inside `with` leaves no
     file. The bytes depend on the documents alone."""
@@ -67,12 +84,14 @@ class DocumentWriter:
 
     def write_line(self, line: bytes) -> None:
         """One document as its JSON line."""
-        self.stream.write(line)
+        with writing(self.path):
+            self.stream.write(line)
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         try:
             if kind is None:
-                self.stream.close()  # closes the file under it too
+                with writing(self.path):
+                    self.stream.close()  # closes the file under it too
                 self.temporary.replace(self.path)
             else:
                 self.raw.close()

@@ -237,9 +237,14 @@ class StreamDecoder:
         self.decoder = codecs.getincrementaldecoder(encoding)("strict")
         self.consumed = 0
 
+    @property
+    def held(self) -> int:
+        """Bytes of a last character that is not complete yet."""
+        return len(self.decoder.getstate()[0])
+
     def decode(self, chunk: bytes, final: bool = False) -> str:
         """The text of `chunk`, less a last character whose bytes are not all there yet."""
-        held = len(self.decoder.getstate()[0])
+        held = self.held
         try:
             text = self.decoder.decode(chunk, final)
         except UnicodeDecodeError as error:

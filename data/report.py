@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data.account import Account, SourceReport, octave
 from data.clusters import CLUSTERS_FILE
-from data.documents import temporary_name
+from data.documents import whole_file
 from data.identities import RULES as DUPLICATE_RULES
 from data.identities import VERDICTS
 from data.manifest import MANIFEST_FILE, file_entry, manifest
@@ -33,9 +33,8 @@ class Report(Account):
         if self.shared.questions.checked or self.shared.questions.pmids:
             _write(out / CONTAMINATION_FILE, self.contamination.lines())
         _write(out / REPORT_FILE, markdown(self))
-        temporary = temporary_name(out / PICTURE_FILE)
-        draw(self, temporary)
-        temporary.replace(out / PICTURE_FILE)
+        with whole_file(out / PICTURE_FILE) as stream:
+            draw(self, stream)
         values = _json(self.to_json())
         files = {path.relative_to(out).as_posix(): file_entry(path) for path in self._files()}
         files["report.json"] = file_entry(out / "report.json", values.encode("utf-8", "backslashreplace"))
@@ -102,6 +101,5 @@ def _json(values: Mapping) -> str:
 
 def _write(path: Path, text: str) -> None:
     """Temporary name first. Half a surrogate pair, as in a file name that is not UTF-8, is written as its escape."""
-    temporary = temporary_name(path)
-    temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
-    temporary.replace(path)
+    with whole_file(path) as stream:
+        stream.write(text.encode("utf-8", "backslashreplace"))

@@ -14,7 +14,8 @@ import numpy as np
 import orjson
 import zstandard
 
-from data.documents import Document, temporary_name
+from data.disk_full import writing
+from data.documents import Document, temporary_name, whole_file
 from data.files import DamagedFile
 from data.identities import bounded_version
 
@@ -35,10 +36,8 @@ validation; whether it is no full text."""
 
 def save_array(path: Path, array: np.ndarray) -> None:
     """Write an npy file, temporary name first."""
-    temporary = temporary_name(path)
-    with temporary.open("wb") as stream:
+    with whole_file(path) as stream:
         np.save(stream, array, allow_pickle=False)
-    temporary.replace(path)
 
 
 def load_array(path: Path) -> np.ndarray:
@@ -81,7 +80,8 @@ class ScratchWriter:
     def _end_frame(self) -> None:
         if self.lines:
             compressed = self.compressor.compress(b"".join(self.lines))
-            self.stream.write(compressed)
+            with writing(self.path):
+                self.stream.write(compressed)
             self.frame += len(compressed)
             self.lines.clear()
             self.start = 0
@@ -89,7 +89,8 @@ class ScratchWriter:
     def close(self) -> None:
         """Finish the three files under their own names."""
         self._end_frame()
-        self.stream.close()
+        with writing(self.path):
+            self.stream.close()
         stem = self.path.name.partition(".")[0]
         save_array(self.path.with_name(f"{stem}.documents.npy"), np.array(self.rows, dtype=ROW))
         save_array(self.path.with_name(f"{stem}.ids.npy"), np.frombuffer(b"".join(self.ids), np.uint8))
@@ -97,8 +98,11 @@ class ScratchWriter:
 
     def abandon(self) -> None:
         """Leave no unfinished file."""
-        self.stream.close()
-        self.temporary.unlink(missing_ok=True)
+        try:
+            with writing(self.path):
+                self.stream.close()  # writes what is still held, for which a full disk has no room
+        finally:
+            self.temporary.unlink(missing_ok=True)
 
 
 class ScratchReader:

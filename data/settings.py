@@ -23,6 +23,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from data.disk_full import explain
+
 POSITIONAL = {"positional": True}
 """Metadata of a field that is given by place instead of by flag: `out: str = field(default="x", metadata=POSITIONAL)`.
 """
@@ -112,7 +114,8 @@ def run_command(main: Callable[[], int | None]) -> None:
     try:
         code = main() or 0
     except (ValueError, OSError) as error:
-        message = " ".join(str(error).split()) or type(error).__name__
+        text = explain(error) if isinstance(error, OSError) else str(error)
+        message = " ".join(text.split()) or type(error).__name__
         print(f"error: {message}", file=sys.stderr, flush=True)
         code = 2
     except KeyboardInterrupt:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import xxhash
 
-from data.documents import Document, temporary_name
+from data.documents import Document, whole_file
 
 DETAILS_KEPT = 20
 """Places of dropped records that a unit's summary names; the counts are always whole."""
@@ -93,10 +93,9 @@ class Summary:
 
     def save(self, path: Path) -> None:
         """Write as JSON, temporary name first."""
-        temporary = temporary_name(path)
         values = vars(self) | {"samples": [vars(sample) for sample in self.samples]}
-        temporary.write_text(json.dumps(values, sort_keys=True), encoding="utf-8")
-        temporary.replace(path)
+        with whole_file(path) as stream:
+            stream.write(json.dumps(values, sort_keys=True).encode())
 
     @classmethod
     def load(cls, path: Path) -> "Summary":

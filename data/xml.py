@@ -128,12 +128,18 @@ class XmlStream:
         if not head.strip():
             raise DamagedFile(name, "empty file, expected XML")
         self.decoder = StreamDecoder(name, _encoding(head))
+        self.incomplete = b""  # the first bytes of a character whose others are not there yet
         self.pending = self._without_doctype(self._utf8(head))
         self.finished = False
 
     def _utf8(self, chunk: bytes, final: bool = False) -> bytes:
         text = self.decoder.decode(chunk, final)
-        return chunk if self.decoder.encoding == "utf-8" else text.encode()
+        if self.decoder.encoding != "utf-8":
+            return text.encode()
+        data = self.incomplete + chunk  # as it came: to encode again what was decoded takes as long as decoding
+        whole = len(data) - self.decoder.held
+        self.incomplete = data[whole:]
+        return data[:whole]
 
     def _without_doctype(self, data: bytes) -> bytes:
         """`data`, lengthened until the root element begins, with the DOCTYPE replaced by its own line breaks."""

@@ -117,7 +117,7 @@ def _inline(text: str) -> str:
     text = _QUOTES.sub("", text)
     text = _TAG.sub("", _BREAK.sub("\n", text))
     text = _MAGIC_WORD.sub("", text)
-    text = re.sub(r"[ \t]+", " ", _unescape(text).replace("\xa0", " "))
+    text = re.sub(r"[ \t]{2,}|\t", " ", _unescape(text).replace("\xa0", " "))
     for hole, kept in _HOLES if "(" in text else ():
         while hole in text:
             text = text.replace(hole, kept)
