@@ -3,8 +3,8 @@ much memory.
 
     MATERIA_PEERS=PYTHON pytest bench/test_curation_scale.py -s
 
-The input is 24,000 records (where memory is measured 40,000) made of the 4,000 real ones (bench/medline_copies.py), in
-files of 2,000, each a work unit. Ours is always the two commands
+The input is 48,000 records (where memory is measured 80,000) made of the 4,000 real ones (bench/medline_copies.py), in
+files of 4,000, each a work unit; all public benchmarks are kept out. Ours is always the two commands
 `python -m data curate` and `python -m data tokenize` with all their processes, start of the interpreter included.
 """
 
@@ -31,11 +31,19 @@ from data.shards import Shards
 from data.tokenizer import load_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-FILES, RECORDS = 12, 2000
+FILES, RECORDS = 12, 4000
 MORE_FILES = 20
 """Where memory is measured, beside a tenth of them."""
 ROUNDS = int(os.environ.get("MATERIA_ROUNDS", "3"))
 """How often each side runs, in turns; the best counts."""
+BENCHMARKS = {
+    "pubmedqa": ("pubmedqa",),
+    "medqa4": ("medqa",),
+    "medmcqa": ("medmcqa", "dev.json"),
+    "mmlu-medical": ("mmlu",),
+    "truthfulqa-medical": ("truthfulqa",),
+}
+"""Kept out of the corpus, below the folder of evaluation files."""
 MEMORY = 64
 """MiB of --memory where memory is measured."""
 
@@ -90,7 +98,9 @@ def cpu_seconds(*commands: list[object], folder: Path = REPOSITORY) -> float:
 
 def curate(source: Path, out: Path, *more: object) -> list[object]:
     """The command's words."""
-    return [sys.executable, "-m", "data", "curate", "--source", f"medline={source}", "--out", out / "corpus", *more]
+    questions = [f"{name}={real_file('eval', *path)}" for name, path in BENCHMARKS.items()]
+    command = [sys.executable, "-m", "data", "curate", "--source", f"medline={source}", "--benchmark", *questions]
+    return [*command, "--out", out / "corpus", *more]
 
 
 def tokenize(model: Path, out: Path, *more: object) -> list[object]:
