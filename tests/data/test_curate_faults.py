@@ -37,7 +37,8 @@ def test_medline_updates_revise_and_delete_across_sources(tmp_path):
     deletion = "<DeleteCitation><PMID>2</PMID></DeleteCitation>"
     update = write(tmp_path / "update.xml", citation(1, "New."), deletion)
     out = tmp_path / "out"
-    assert curate.run(Settings(source=(f"medline:base={base}", f"medline:updates={update}"), out=str(out))) == 0
+    sources = (f"medline:base={base}", f"medline:updates={update}")
+    assert curate.run(Settings(source=sources, out=str(out), near_duplicates=0)) == 0
     assert (pmids(out, "base"), pmids(out, "updates")) == (["3"], ["1"])
     assert report(out)["base"]["dropped"] == {"deleted-by-publisher": 1, "same-pmid": 1}
 
