@@ -1,6 +1,6 @@
 """What a document is known by: its text and its identifiers, as records that are compared without the documents.
 
-A record is a 39-byte row: the seeded 128-bit xxh3 of the key, and what decides between two documents that have it.
+A record is a 35-byte row: the seeded 128-bit xxh3 of the key, and what decides between two documents that have it.
 Besides documents there are verdicts (`Action`): a citation that the publisher deleted or revised, a retraction, an
 article that a benchmark was made of. They reach documents that they arrived too late, or in another source, to stop.
 """

@@ -4,6 +4,7 @@ Expects plain tag names, without namespaces.
 """
 
 import re
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -46,7 +47,7 @@ class Conversion:
     references: References | None = None
 
 
-class RunningText:
+class RunningText(ABC):
     """Text inside of blocks. Pieces of it are appended to a list `running`, so that a script sees what it follows."""
 
     def __init__(self, conversion: Conversion):
@@ -87,13 +88,13 @@ class RunningText:
             if child.tail:
                 running.append(child.tail)
 
+    @abstractmethod
     def inner_blocks(self, element: etree._Element) -> list[str]:
         """The blocks of a block that stands where only running text can (a list in a table cell)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def joined(self, element: etree._Element, own_label: bool = True) -> str:
         """All blocks inside a footnote or cell on one line, a label in front."""
-        raise NotImplementedError
 
     # Scripts and references
 

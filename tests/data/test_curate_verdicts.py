@@ -124,7 +124,7 @@ def test_numbers_that_no_table_holds(tmp_path):
 
 
 def test_many_parts_need_few_open_files(tmp_path):
-    """A thousand archives are read on a system that lets a process have 256 files open."""
+    """300 files, each a part of its own, by processes that may have 128 open."""
     folder = tmp_path / "m"
     folder.mkdir()
     for number in range(300):

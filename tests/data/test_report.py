@@ -14,7 +14,7 @@ import pytest
 import zstandard
 
 from data import account, curate, report, units
-from data.account import Account, SourceReport
+from data.account import Account
 from data.contamination import Contamination
 from data.curate import Settings
 from data.documents import read_documents
@@ -22,9 +22,8 @@ from data.filters import RULES as FILTER_RULES
 from data.identities import RULES as DUPLICATE_RULES
 from data.language import detect
 from data.licences import license_class
-from data.report_picture import MOST_SOURCES, draw
 from data.report_rules import DUPLICATES, READING
-from data.report_text import code, fenced, inline
+from data.report_text import inline
 from data.tokenizer import load_tokenizer
 from data.words import fold, split_words
 
@@ -366,54 +365,6 @@ def test_an_identity_of_several_articles_names_no_question(raw, tmp_path, monkey
     summaries[0].contaminated.append(["other", "benchmark-pmid", "pubmedqa", "pubmedqa:78", 1.0])
     row = Contamination(names, summaries, parts, drops, shared).rows[-1]
     assert (row["id"], row["benchmark"], row["question"]) == ("same-doi", "pubmedqa", None)
-
-
-def _source(records, **values):
-    source = SourceReport("jsonl", records=records, **values)
-    source.dropped["too-short"] = records - source.documents.total()
-    return source
-
-
-class _Drawn:
-    """What the picture reads of an account."""
-
-    def __init__(self, sources):
-        self.sources = sources
-
-
-@pytest.mark.parametrize(
-    "sources",
-    [
-        {"$x$ _y": _source(3, documents=Counter(train=2), lengths=Counter({7: 2}), years=Counter({0: 2})), "_b": _source(0)},
-        {f"s{n}": _source(n + 1, documents=Counter(train=1, validation=1) if n else Counter(), lengths=Counter({n: 2}),
-                          years=Counter({1900 + n: 1, 2000: 1}), languages=Counter({f"l{n}": 2}),
-                          licenses=Counter({"MIT": 2})) for n in range(MOST_SOURCES + 3)},
-    ],
-    ids=["names", "many"],
-)  # fmt: skip
-def test_the_picture_takes_any_account(sources, tmp_path):
-    for name in ("a.png", "b.png"):
-        draw(_Drawn(sources), tmp_path / name)
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("plain", "```text\nplain\n```"),
-        ("a ````` b", "``````text\na ````` b\n``````"),
-        ("bell\x07 \r\nnext\u2028line", "```text\nbell\ufffd \nnext\ufffdline\n```"),
-    ],
-)
-def test_fenced_text_cannot_end_its_fence(text, expected):
-    assert fenced(text) == expected
-
-
-def test_names_cannot_break_out_of_their_place():
-    assert code("a`b\nc") == "``a`b c``"
-    assert code("`x`") == "`` `x` ``"
-    assert inline("a|b\n<img src=x> [l](u)") == r"a\|b \<img src=x\> \[l\](u)"
 
 
 def test_every_rule_is_explained():
