@@ -18,9 +18,10 @@ from data.benchmarks import read_benchmark
 from data.decontaminate import SHORTEST_QUESTION, WHOLE_BELOW, Questions, read_questions
 from data.documents import Document
 from data.files import open_input
+from data.read_pass import BATCH_RECORDS
 from data.readers.interface import InputFile
 from data.readers.medline import read
-from data.words import fold, split_words, word_hashes
+from data.words import Words, fold, split_words
 
 RATE = 5_000  # abstracts a second
 AROUND = 30  # words of an abstract on either side of a planted question
@@ -93,9 +94,22 @@ def planted(texts, documents, chance, share=0.0):
 
 def found_share(questions: Questions, texts, document: Document) -> float:
     """The share of texts in which some question is found."""
-    words = [split_words(fold(text)) for text in texts]
-    found = [questions.examine(document, of_text, word_hashes(of_text)) is not None for of_text in words]
+    found = [bool(examined(questions, [document], Words([fold(text)]))[0]) for text in texts]
     return sum(found) / len(found)
+
+
+def examined(questions: Questions, documents, words: Words, overlap=None) -> list:
+    """What is said of each document of a batch."""
+    grams = questions.find(words)
+    return [
+        questions.examine(document, words.of(number), grams[number], overlap)
+        for number, document in enumerate(documents)
+    ]
+
+
+def words_of(documents) -> Words:
+    """The words of a batch."""
+    return Words([fold(document.text) for document in documents])
 
 
 def verdict(reached: bool) -> str:
@@ -124,8 +138,8 @@ def best_rate(work, documents: int, rounds: int = 3) -> float:
 
 
 def test_decontamination(questions, documents, texts, tmp_path, report):
-    words = [split_words(fold(document.text)) for document in documents]
-    hashes = list(map(word_hashes, words))  # which the search for duplicates and the filters use too
+    batches = [documents[start : start + BATCH_RECORDS] for start in range(0, len(documents), BATCH_RECORDS)]
+    words = [words_of(batch) for batch in batches]  # which the search for duplicates and the filters use too
     longer = [text for text in texts if len(split_words(fold(text))) >= WHOLE_BELOW]
     anyone = Document(id="x", source="s", title=None, text="")
     chance = random.Random(0)
@@ -136,15 +150,16 @@ def test_decontamination(questions, documents, texts, tmp_path, report):
     def with_words_given() -> list:
         overlap = questions.new_overlap()
         return [
-            questions.examine(document, text, of_text, overlap)
-            for document, text, of_text in zip(documents, words, hashes, strict=True)
+            match
+            for batch, of_batch in zip(batches, words, strict=True)
+            for match in examined(questions, batch, of_batch, overlap)
         ]
 
     def with_words_made() -> None:
         overlap = questions.new_overlap()
-        for document in documents[:COMPARED]:
-            of_text = split_words(fold(document.text))
-            questions.examine(document, of_text, word_hashes(of_text), overlap)
+        for start in range(0, COMPARED, BATCH_RECORDS):
+            batch = documents[start : min(COMPARED, start + BATCH_RECORDS)]
+            examined(questions, batch, words_of(batch), overlap)
 
     clean = sum(match is not None for match in with_words_given()) / len(documents)
     rate = best_rate(with_words_given, len(documents))
@@ -152,7 +167,8 @@ def test_decontamination(questions, documents, texts, tmp_path, report):
     path.write_text(json.dumps(work_for_peer(texts, longer, documents)))
     figures = measure(with_words_made, PEER, [str(path)])
 
-    print(f"\n{len(texts)} questions, {len(documents)} abstracts of {sum(map(len, words)) / len(words):.0f} words")
+    count = sum(len(batch.hashes) for batch in words)
+    print(f"\n{len(texts)} questions, {len(documents)} abstracts of {count / len(documents):.0f} words")
     print(f"abstracts/s, words and their hashes given: {rate:.0f}; bar {RATE} {verdict(rate >= RATE)}")
     print(f"abstracts/s, words made: {COMPARED / figures['ours_seconds']:.0f}")
     print(row("words and questions, beside datatrove's 12-grams", figures, 1.0))

@@ -8,6 +8,7 @@ language filter is left out, because its model has to be downloaded; ours is in.
 """
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -15,12 +16,14 @@ import orjson
 from bench.curation import measure, real_file, row
 from data.boilerplate import strip_boilerplate
 from data.clean import clean_text
+from data.counts import count
 from data.documents import Document
 from data.files import open_input
 from data.filters import Filters
+from data.read_pass import BATCH_RECORDS
 from data.readers.interface import InputFile
 from data.readers.medline import read
-from data.words import fold, phrase_hashes, split_words, word_hashes
+from data.words import Words, fold
 
 BAR = 10.0
 ABSTRACTS = 1000
@@ -55,15 +58,13 @@ def read_documents(path: Path) -> list[Document]:
 def dropped(documents: list[Document], filters: Filters) -> Counter[str]:
     """How many of the documents each rule drops; all the work on a text is done here."""
     rules: Counter[str] = Counter()
-    for original in documents:
-        text = strip_boilerplate(clean_text(original.text), Counter())
-        document = Document(
-            id=original.id, source=original.source, title=original.title, text=text, types=original.types
-        )
-        words = split_words(fold(text))
-        rule = filters.failed(document, words, phrase_hashes(word_hashes(words)))
-        if rule:
-            rules[rule] += 1
+    for start in range(0, len(documents), BATCH_RECORDS):
+        batch = documents[start : start + BATCH_RECORDS]
+        texts = [strip_boilerplate(clean_text(document.text), Counter()) for document in batch]
+        for document, counts in zip(batch, count(texts, Words(list(map(fold, texts)))), strict=True):
+            rule = filters.failed(replace(document, text=counts.text), counts)
+            if rule:
+                rules[rule] += 1
     return rules
 
 

@@ -18,8 +18,8 @@ only lose what cannot match (too few of their words in the text; too few near a 
 import functools
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import repeat
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ import numpy as np
 from data.benchmarks import read_benchmark
 from data.documents import Document
 from data.overlap import LONGEST_RUN, SHORTEST_RUN, Overlap, in_order, letter_masks
-from data.words import fold, split_words, word_hashes
+from data.words import Words, fold, split_words, weighted_runs, word_hashes
 
 GRAM = 4
 """Words of a run. On 3,368 real abstracts and the public test questions, runs of three stand in an abstract 16 times
@@ -49,7 +49,9 @@ _NONE = np.zeros(0, np.int64)
 _BLOCK = 1 << 11
 """Words of a document that are looked at together (and as many as the longest question has, of the next): in a whole
 book the words of every question would be somewhere."""
-_FACTORS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xD6E8FEB86659FD93, 0xFF51AFD7ED558CCD], np.uint64)
+_FACTORS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xD6E8FEB86659FD93, 0xFF51AFD7ED558CCD], np.uint64).view(
+    np.int64
+)
 """Odd numbers with well-mixed bits: a 4-gram's key is the sum of its words' numbers times these, modulo 2^64."""
 _TABLE_BITS_A_GRAM = 4
 """The table has 2^4 places and more for each 4-gram of a question, so at most one lookup in 16 is in vain."""
@@ -65,20 +67,31 @@ class Match(NamedTuple):
     share: float
 
 
-class _Text:
-    """A stretch of a document, and where which 4-gram of questions stands: `at` int64 [hits], ascending, and `gram`
-    int64 [hits], into Questions.keys."""
+class Grams(NamedTuple):
+    """Where which 4-gram of questions stands in a text: `at` int64 [hits], ascending, and `gram` int64 [hits], into
+    Questions.keys."""
 
-    def __init__(self, words: Sequence[str], at: np.ndarray, gram: np.ndarray, vocabulary: Mapping[str, int]):
-        self.strings = words
-        self.at = at
-        self.gram = gram
-        self.vocabulary = vocabulary
+    at: np.ndarray
+    gram: np.ndarray
+
+    def within(self, begin: int, end: int) -> "Grams":
+        """Those that lie in `words[begin:end]`, by their place in there."""
+        first, last = self.at.searchsorted([begin, end - GRAM + 1])
+        return Grams(self.at[first:last] - begin, self.gram[first:last])
+
+
+class _Text:
+    """A stretch of a document that holds 4-grams of questions."""
+
+    def __init__(self, hashes: np.ndarray, grams: Grams, questions: "Questions"):
+        self.hashes = hashes
+        self.at, self.gram = grams
+        self.questions = questions
 
     @functools.cached_property
     def words(self) -> np.ndarray:
         """The words as numbers, int64 [words]; 0 for those in no question. Few texts come to be asked for them."""
-        return np.fromiter(map(self.vocabulary.get, self.strings, repeat(0)), np.int64, len(self.strings))
+        return self.questions.numbers_of(self.hashes)
 
 
 def needed(length: int) -> int:
@@ -136,13 +149,16 @@ class Questions:
 
     def _index(self, texts: Sequence[tuple[str, ...]]) -> None:
         """The arrays: words [all words], first [questions + 1], distinct words, and all places of each 4-gram."""
-        self.vocabulary = {word: n for n, word in enumerate(dict.fromkeys(w for text in texts for w in text), 1)}
+        numbers = {word: n for n, word in enumerate(dict.fromkeys(w for text in texts for w in text), 1)}
+        hash_of = np.concatenate([np.zeros(1, np.int64), word_hashes(list(numbers))])
+        self.number_order = np.argsort(hash_of[1:]) + 1
+        self.sorted_hashes = hash_of[self.number_order]
         lengths = np.array([len(text) for text in texts], np.int64)
         self.longest = int(lengths.max(initial=0))
         self.lengths = lengths
         self.slack = lengths - [needed(length) for length in lengths.tolist()]
         self.first = np.concatenate([[0], np.cumsum(lengths)])
-        self.words = np.array([self.vocabulary[word] for text in texts for word in text], np.int32)
+        self.words = np.array([numbers[word] for text in texts for word in text], np.int32)
         self.owner = np.repeat(np.arange(len(texts), dtype=np.int32), lengths)
         distinct = np.unique(self.owner.astype(np.int64) << 32 | self.words)
         self.distinct = (distinct & 0xFFFFFFFF).astype(np.int32)
@@ -150,7 +166,6 @@ class Questions:
         self.grams_needed = [needed_grams(length) for length in lengths.tolist()]
         self._order_words()
         places = _spans(self.first[:-1], lengths - (GRAM - 1))
-        hash_of = np.concatenate([np.zeros(1, np.int64), word_hashes(list(self.vocabulary))])
         keys = _gram_keys(hash_of[self.words])[places] if texts else _NONE
         order = np.argsort(keys, kind="stable")
         self.places = places[order].astype(np.int32)
@@ -167,7 +182,7 @@ class Questions:
     def _order_words(self) -> None:
         """Each question's different words: all, and so many of the rarest that not all of those may be missing; and how
         many must be there."""
-        frequency = np.bincount(self.distinct, minlength=len(self.vocabulary) + 1)
+        frequency = np.bincount(self.distinct, minlength=len(self.number_order) + 1)
         question = np.repeat(np.arange(len(self.lengths)), np.diff(self.distinct_first))
         words = self.distinct[np.lexsort((self.distinct, frequency[self.distinct], question))].tolist()
         bounds = self.distinct_first.tolist()
@@ -185,19 +200,37 @@ class Questions:
         """An empty account of what kept documents have in common with these questions."""
         return Overlap(len(self.names))
 
+    def find(self, words: Words) -> list[Grams]:
+        """The 4-grams of questions in each text. Keys stand for 4-grams: of a million, two share a key of 64 bits once
+        in 10^7 sets of questions, and then only more is compared than need be."""
+        if len(words.hashes) < SHORTEST_QUESTION or not len(self.keys):
+            return [Grams(_NONE, _NONE)] * len(words)
+        keys = _gram_keys(words.hashes)
+        at = self.table.take(keys >> self.shift).nonzero()[0]  # a negative index counts from the end, as when filled
+        keys = keys.take(at)
+        gram = self.keys.searchsorted(keys)
+        real = self.keys.take(gram, mode="clip") == keys
+        at, gram = at[real], gram[real]
+        text = words.bounds.searchsorted(at, side="right") - 1
+        real = at + GRAM <= words.bounds[text + 1]  # no run across two texts
+        at, gram, text = at[real], gram[real], text[real]
+        at -= words.bounds[text]
+        bounds = text.searchsorted(np.arange(len(words) + 1)).tolist()
+        return [Grams(at[begin:end], gram[begin:end]) for begin, end in pairwise(bounds)]
+
     def examine(
-        self, document: Document, words: Sequence[str], hashes: np.ndarray, overlap: Overlap | None = None
+        self, document: Document, hashes: np.ndarray, grams: Grams, overlap: Overlap | None = None
     ) -> Match | None:
         """Why the document goes, or None; what a document that stays has in common with questions is added to
-        `overlap`. `words` are `split_words(fold(document.text))`, `hashes` their `word_hashes`."""
+        `overlap`. `hashes` are those of its text's words, `grams` what `find` found in them."""
         if document.pmid in self.pmids:
             return Match("benchmark-pmid", *self.pmids[document.pmid], 1.0)
-        blocks = []
-        for start in range(0, max(1, len(words) - self.longest), _BLOCK):
-            block = self._look_up(words, hashes, slice(start, start + _BLOCK + self.longest))
-            if len(block.at):
-                blocks.append(block)
-        best = max((self._best(block) for block in blocks), default=(0.0, 0))
+        if not len(grams.at):
+            return None
+        starts = range(0, max(1, len(hashes) - self.longest), _BLOCK)
+        spans = [(start, start + _BLOCK + self.longest) for start in starts]
+        blocks = [_Text(hashes[slice(*span)], grams.within(*span), self) for span in spans]
+        best = max(self._best(block) for block in blocks if len(block.at))
         if best[0]:
             benchmark, identifier = self.names[-best[1]][0]
             return Match("benchmark-question", benchmark, identifier, best[0])
@@ -206,22 +239,15 @@ class Questions:
                 self._add_runs(block, overlap)
         return None
 
+    def numbers_of(self, hashes: np.ndarray) -> np.ndarray:
+        """Words, by their hashes, as numbers: int64; 0 for those in no question."""
+        place = self.sorted_hashes.searchsorted(hashes)
+        known = self.sorted_hashes.take(place, mode="clip") == hashes
+        return np.where(known, self.number_order.take(place, mode="clip"), 0)
+
     def _text_of(self, question: int) -> np.ndarray:
         """The words of a question as numbers, int64."""
         return self.words[self.first.item(question) : self.first.item(question + 1)].astype(np.int64)
-
-    def _look_up(self, words: Sequence[str], hashes: np.ndarray, block: slice) -> _Text:
-        """The 4-grams of questions in a block of a text. Keys stand for 4-grams: of a million, two share a key of
-        64 bits once in 10^7 sets of questions, and then only more is compared than need be."""
-        hashes = hashes[block]
-        if len(hashes) < SHORTEST_QUESTION or not len(self.keys):
-            return _Text((), _NONE, _NONE, self.vocabulary)
-        keys = _gram_keys(hashes)
-        at = self.table.take(keys >> self.shift).nonzero()[0]  # a negative index counts from the end, as when filled
-        keys = keys.take(at)
-        gram = self.keys.searchsorted(keys)
-        real = self.keys.take(gram, mode="clip") == keys
-        return _Text(words[block], at[real], gram[real], self.vocabulary)
 
     def _best(self, text: _Text) -> tuple[float, int]:
         """(highest share, -question) among the questions that stand in `text`; (0.0, 0) where none does."""
@@ -249,7 +275,7 @@ class Questions:
         counted = [question for question, count in counts.items() if count >= self.grams_needed[question]]
         if not counted:
             return []
-        present = np.zeros(len(self.vocabulary) + 1, bool)
+        present = np.zeros(len(self.number_order) + 1, bool)
         present[text.words] = True
         is_present = present.tobytes().__getitem__
         possible = [question for question in counted if any(map(is_present, self.rarest[question]))]
@@ -347,7 +373,7 @@ class Questions:
 
 def _gram_keys(words: np.ndarray) -> np.ndarray:
     """The key of every four neighbours among `words` [n] int64, n >= 4: [n - 3] int64."""
-    return np.correlate(words, _FACTORS.view(np.int64))
+    return weighted_runs(words, _FACTORS)
 
 
 def _spans(first: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -10,13 +10,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
+from data.counts import Counts
 from data.documents import Document
-from data.language import SURELY_ENGLISH, detect
+from data.language import detect
 from data.licences import license_class
 from data.quality import (
-    Sample,
     alphabetic_share,
     citation_density,
     contents_line_share,
@@ -58,7 +56,7 @@ class _Candidate:
     """What a rule looks at."""
 
     document: Document
-    sample: Sample
+    counts: Counts
     filters: "Filters"
 
 
@@ -86,26 +84,24 @@ def _has_other_license(candidate: _Candidate, _: float) -> bool:
 
 
 def _is_other_language(candidate: _Candidate, _: float) -> bool:
-    wanted, sample = candidate.filters.languages, candidate.sample
-    if not wanted or ("en" in wanted and function_word_share(sample) >= SURELY_ENGLISH):
-        return False
-    return detect(sample.text, sample.words) not in (None, *wanted)
+    wanted, counts = candidate.filters.languages, candidate.counts
+    return bool(wanted) and detect(counts.text, function_word_share(counts)) not in (None, *wanted)
 
 
 def _lacks_function_words(candidate: _Candidate, limit: float) -> bool:
     return (
         candidate.filters.languages == ("en",)
-        and len(candidate.sample.words) >= 50
-        and function_word_share(candidate.sample) < limit
+        and candidate.counts.words >= 50
+        and function_word_share(candidate.counts) < limit
     )
 
 
-def _below(measure: Callable[[Sample], float]) -> Callable[[_Candidate, float], bool]:
-    return lambda candidate, limit: measure(candidate.sample) < limit
+def _below(measure: Callable[[Counts], float]) -> Callable[[_Candidate, float], bool]:
+    return lambda candidate, limit: measure(candidate.counts) < limit
 
 
-def _above(measure: Callable[[Sample], float]) -> Callable[[_Candidate, float], bool]:
-    return lambda candidate, limit: measure(candidate.sample) > limit
+def _above(measure: Callable[[Counts], float]) -> Callable[[_Candidate, float], bool]:
+    return lambda candidate, limit: measure(candidate.counts) > limit
 
 
 @dataclass(frozen=True)
@@ -229,10 +225,9 @@ class Filters:
         """Whether the document says so, and such documents go."""
         return any(name == "retracted" for name, _ in self.limits) and _says_retracted(document)
 
-    def failed(self, document: Document, folded_words: Sequence[str], phrases: np.ndarray) -> str | None:
-        """The name of the first rule by which a cleaned document goes, or None. Its words and the hashes of its
-        phrases: see `data.words`."""
-        candidate = _Candidate(document, Sample(document.text, folded_words, phrases), self)
+    def failed(self, document: Document, counts: Counts) -> str | None:
+        """The name of the first rule by which a cleaned document goes, or None; `counts` are those of its text."""
+        candidate = _Candidate(document, counts, self)
         for name, limit in self.limits:
             if _BY_NAME[name].fails(candidate, limit):
                 return name

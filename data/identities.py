@@ -49,7 +49,8 @@ _DOI_ADDRESS = re.compile(r"^(?:https?://)?(?:dx\.)?doi\.org/|^doi:\s*", re.IGNO
 
 def normalised(folded: str) -> str:
     """What two copies of a text share: of a folded text, every sign and digit without white space."""
-    return "".join(folded.split())
+    without_blanks = folded.replace(" ", "").replace("\n", "")  # nearly all of it: what is left is in one piece
+    return "".join(without_blanks.split())
 
 
 def normalised_doi(doi: str) -> str:

@@ -6,7 +6,6 @@ fifty times as long.
 """
 
 import functools
-from collections.abc import Sequence
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
@@ -29,15 +28,10 @@ SURE = 0.9
 """Probability below which py3langid's answer is not taken: what it gives for lists of names."""
 
 
-def function_word_share(folded_words: Sequence[str]) -> float:
-    """The share of English function words among all words."""
-    return sum(map(ENGLISH_WORDS.__contains__, folded_words)) / len(folded_words) if folded_words else 0.0
-
-
-def detect(text: str, folded_words: Sequence[str]) -> str | None:
-    """The two-letter code of `text`'s language, or None when it cannot be told; `folded_words` are the words of the
-    folded text."""
-    if function_word_share(folded_words) >= SURELY_ENGLISH:
+def detect(text: str, english_share: float) -> str | None:
+    """The two-letter code of `text`'s language, or None when it cannot be told; `english_share` of its words are among
+    ENGLISH_WORDS."""
+    if english_share >= SURELY_ENGLISH:
         return "en"
     start = max(0, (len(text) - SAMPLE) // 2)
     code, probability = _identifier().classify(text[start : start + SAMPLE])

@@ -17,7 +17,7 @@ from data.deduplicate import DROP, Parts, first_of_equals, places
 from data.identities import NEAR
 from data.minhash import BAND, jaccard
 from data.scratch import ScratchReader
-from data.words import fold, phrase_hashes, split_words, word_hashes
+from data.words import Words, fold
 
 BEST_OF_BUCKET = 16
 """Each document of a bucket is compared with so many of its best, and with the so many ranked just before it: a
@@ -116,7 +116,7 @@ class _Phrases:
             self.kept.move_to_end(place)
             return self.kept[place]
         (text,) = self.readers[part].texts([position])
-        found = self.kept[place] = np.unique(phrase_hashes(word_hashes(split_words(fold(text)))))
+        found = self.kept[place] = np.unique(Words([fold(text)]).phrases(0))
         self.held += len(found)
         while self.held > PHRASES_HELD and len(self.kept) > 1:
             self.held -= len(self.kept.popitem(last=False)[1])

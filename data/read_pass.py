@@ -7,26 +7,30 @@ with the unit.
 
 import functools
 import hashlib
-from itertools import count
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import xxhash
 
 from data.boilerplate import strip_boilerplate
 from data.clean import clean_text
+from data.counts import Counts, count
+from data.decontaminate import Grams
 from data.documents import Document
 from data.identities import Action, Identities, drop_false_identifiers, normalised, normalised_doi
 from data.language import detect
 from data.minhash import Bands
+from data.quality import function_word_share
 from data.readers import find_format
-from data.readers.interface import ABSTRACT, Deletion, Drop
+from data.readers.interface import ABSTRACT, Deletion
 from data.scratch import ScratchWriter, save_array
 from data.shared import SPLITS, Shared
 from data.summary import Summary, place
 from data.tokenizer import Tokenizer, load_tokenizer
-from data.unit_items import Restart, unit_items
+from data.unit_items import Item, Restart, unit_items
 from data.units import Unit, file_hashes
-from data.words import fold, phrase_hashes, split_words, word_hashes
+from data.words import Words, fold
 
 PART_DOCUMENTS = 1 << 15
 """Documents of a part: a file of MEDLINE's has 30,000 citations at most. What is held of them until a part is written
@@ -35,8 +39,9 @@ SUFFIXES = (".identities.npy", ".bands.npy", ".documents.npy", ".ids.npy", ".jso
 """Of a part's files, in the order in which they are written."""
 TOKENS_COUNTED = 64
 """One document in so many is tokenised, and the first so many of a unit: tokens are then known to about 1 %."""
-
-
+BATCH_RECORDS, BATCH_CHARACTERS = 64, 1 << 17
+"""Read before the next step is taken with all of them: a call of numpy's costs what its arithmetic on an abstract
+does."""
 FULL_TEXT_WORDS = 1000
 """From which on a text counts as a full text, where its format does not say; abstracts have 250, seldom 600."""
 
@@ -82,7 +87,7 @@ def _finished(key: str, shared: Shared) -> Summary | None:
 
 def _remove_parts(summary: Summary, shared: Shared) -> None:
     """What an attempt that was stopped has left."""
-    for part in count():
+    for part in itertools.count():
         files = [shared.units / f"{summary.part_key(part)}{suffix}" for suffix in SUFFIXES]
         if not any(file.exists() for file in files):
             return
@@ -108,6 +113,15 @@ class _Part:
         self.scratch.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Cleaned:
+    """A document with its text clean, that text before, and folded."""
+
+    document: Document
+    before: str
+    folded: str
+
+
 class _UnitWork:
     """One attempt at one unit."""
 
@@ -123,24 +137,43 @@ class _UnitWork:
 
     def run(self) -> None:
         """Every item that the readers find; the summary is written last: its presence says that all parts are whole."""
+        batch: list[_Cleaned | Item] = []
+        characters = 0
         for item in unit_items(self.unit, self.settings, self.summary):
+            if isinstance(item, Document):
+                item = self._clean(item)
+                characters += len(item.folded)
+            batch.append(item)
+            if len(batch) == BATCH_RECORDS or characters >= BATCH_CHARACTERS:
+                self._take(batch)
+                batch.clear()
+                characters = 0
+        self._take(batch)
+        self._end_part()
+        self.summary.overlap = self.overlap.to_json()
+        self.summary.save(self.shared.units / f"{self.summary.key}.json")
+
+    def _take(self, batch: Sequence["_Cleaned | Item"]) -> None:
+        """A batch, in order: what a verdict reaches depends on how many documents were before it."""
+        cleaned = [item for item in batch if isinstance(item, _Cleaned)]
+        words = Words([item.folded for item in cleaned])
+        counts = count([item.document.text for item in cleaned], words)
+        found = zip(itertools.count(), counts, self.shared.questions.find(words), strict=False)
+        for item in batch:
             if isinstance(item, Deletion):
                 citation = Document("", self.unit.source_name, None, "", pmid=item.pmid)
                 self.part.identities.judge_pmid(citation, Action.DELETED, self.part.documents)
                 continue
             self.summary.records += 1
-            if isinstance(item, Drop):
+            if isinstance(item, _Cleaned):
+                self._document(item, words, *next(found))
+            else:
                 self.summary.drop(item.rule, item.detail)
                 if item.about:
                     drop_false_identifiers(item.about, self.summary.notes)
                     self._judge(item.about)
-            else:
-                self._document(item)
             if self.part.documents == PART_DOCUMENTS:
                 self._end_part()
-        self._end_part()
-        self.summary.overlap = self.overlap.to_json()
-        self.summary.save(self.shared.units / f"{self.summary.key}.json")
 
     def _is_abstract(self, document: Document, words: int) -> bool:
         if self.form.full_text:
@@ -152,29 +185,31 @@ class _UnitWork:
         self.summary.parts += 1
         self.part = _Part(self.summary.part_key(self.summary.parts), self.shared)
 
-    def _document(self, document: Document) -> None:
-        summary, shared = self.summary, self.shared
+    def _clean(self, document: Document) -> "_Cleaned":
+        summary, redactor = self.summary, self.shared.redactor
         drop_false_identifiers(document, summary.notes)
         before = document.text
         summary.characters += len(before)
-        text = shared.redactor.redact(strip_boilerplate(clean_text(before), summary.notes), summary.notes)
-        document.text = text
-        title = shared.redactor.redact(clean_text(document.title), summary.notes) if document.title else ""
+        document.text = redactor.redact(strip_boilerplate(clean_text(before), summary.notes), summary.notes)
+        title = redactor.redact(clean_text(document.title), summary.notes) if document.title else ""
         document.title = " ".join(title.split()) or None
-        folded = fold(text)
-        words = split_words(folded)
-        hashes = word_hashes(words)
-        phrases = phrase_hashes(hashes)
-        rule = shared.filters.failed(document, words, phrases)
-        match = None if rule else shared.questions.examine(document, words, hashes, self.overlap)
+        return _Cleaned(document, before, fold(document.text))
+
+    def _document(self, cleaned: "_Cleaned", words: Words, number: int, counts: Counts, grams: Grams) -> None:
+        """Text `number` of a batch's words."""
+        summary, shared, document = self.summary, self.shared, cleaned.document
+        rule = shared.filters.failed(document, counts)
+        match = None if rule else shared.questions.examine(document, words.of(number), grams, self.overlap)
         if rule or match:
             detail = f"{document.id} ({match.benchmark} {match.question})" if match else None
-            summary.drop(rule or match.rule, detail, len(before))
+            summary.drop(rule or match.rule, detail, len(cleaned.before))
             if match:
                 summary.contaminated.append([document.id, *match])
             self._judge(document)
             return
-        self._keep(document, words, phrases, normalised(folded), before)
+        if shared.near_duplicates:
+            self.part.bands.add(words.phrases(number), self.part.documents)
+        self._keep(cleaned, counts)
 
     def _judge(self, document: Document) -> None:
         """What a document that was read and not kept says of others with its identifiers, whatever rule dropped it."""
@@ -186,23 +221,19 @@ class _UnitWork:
         if self.form.revises:
             identities.judge_pmid(document, Action.REVISED, position)
 
-    def _keep(
-        self, document: Document, words: list[str], phrases: np.ndarray, normalised_text: str, before: str
-    ) -> None:
-        summary, shared, part = self.summary, self.shared, self.part
+    def _keep(self, cleaned: "_Cleaned", counts: Counts) -> None:
+        summary, shared, part, document = self.summary, self.shared, self.part, cleaned.document
         position = part.documents
         share = shared.validation[self.unit.kind]
         document.split = split_of(document, share, shared.seed)
-        abstract_only = self._is_abstract(document, len(words))
-        part.identities.add(document, normalised_text, position, abstract_only=abstract_only)
-        if shared.near_duplicates:
-            part.bands.add(phrases, position)
+        abstract_only = self._is_abstract(document, counts.words)
+        part.identities.add(document, normalised(cleaned.folded), position, abstract_only=abstract_only)
         year = (document.date or "")[:4]
         part.scratch.add(
             document,
-            words=len(words),
+            words=counts.words,
             year=int(year) if year.isdecimal() else 0,
-            language=place(summary.languages, detect(document.text, words) or "unknown"),
+            language=place(summary.languages, detect(document.text, function_word_share(counts)) or "unknown"),
             license=place(summary.licenses, document.license or "unknown"),
             split=SPLITS.index(document.split),
             abstract_only=abstract_only,
@@ -211,7 +242,7 @@ class _UnitWork:
         part.documents += 1
         summary.documents += 1
         if shared.samples:
-            summary.sample(document, summary.parts, position, before, shared.seed)
+            summary.sample(document, summary.parts, position, cleaned.before, shared.seed)
         if self.tokenizer is not None and (number < TOKENS_COUNTED or number % TOKENS_COUNTED == 0):
             summary.token_sample[0] += len(document.text)
             summary.token_sample[1] += len(self.tokenizer.encode(document.text)) + 2  # BOS and EOS

@@ -165,7 +165,10 @@ MEDQA4 = ("--model", "{model}", "--benchmark", "medqa4={bench}/medqa4")
         (("--model", "{model}", "--benchmark", "medqa4={tmp}/absent"), "no such file or folder"),
         (("--model", "{model}", "--benchmark", "medqa4"), "expected NAME=PATH"),
         (("--model", "{model}", "--benchmark", "usmle={tmp}"), "unknown benchmark 'usmle'"),
-        (("--model", "{tmp}", "--benchmark", "medqa4={bench}/medqa4"), "neither a Hugging Face folder with a config.json nor a run"),
+        (
+            ("--model", "{tmp}", "--benchmark", "medqa4={bench}/medqa4"),
+            "neither a Hugging Face folder with a config.json nor a run",
+        ),
         ((*MEDQA4, "--shots", "9"), "has 4 questions to show"),
         ((*MEDQA4, "--limit", "0"), "--limit 0: expected 1 or more"),
         ((*MEDQA4, "--cot", "--max-new-tokens", "700"), "--max-new-tokens 700: the model's context is 700 tokens"),

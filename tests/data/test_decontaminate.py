@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import decontaminate
-from data.decontaminate import GRAM, Questions, needed, needed_grams, read_questions
+from data.benchmarks import read_benchmark
+from data.decontaminate import GRAM, SHORTEST_QUESTION, Questions, needed, needed_grams, read_questions
 from data.documents import Document
 from data.overlap import LONGEST_RUN, SHORTEST_RUN, Overlap, in_order, letter_masks
-from data.words import fold, split_words, word_hashes
+from data.words import Words, fold, split_words
 
 LONG = "Which drug is given first in acute gout (adults), 500 µg?"
 SHORT = "Is gout ever really cured?"
@@ -29,8 +30,8 @@ QUESTIONS = Questions(
 
 def examine(text, questions=QUESTIONS, overlap=None, **fields):
     document = Document(id="x", source="s", title=None, text=text, **fields)
-    words = split_words(fold(text))
-    return questions.examine(document, words, word_hashes(words), overlap)
+    words = Words([fold(text)])
+    return questions.examine(document, words.of(0), *questions.find(words), overlap)
 
 
 @pytest.mark.parametrize(
@@ -258,43 +259,49 @@ EVERY = 5
 
 
 @pytest.fixture(scope="module")
-def real(assets):
+def files(assets):
     folder = assets / "eval"
     named = [("medqa4", "medqa"), ("medmcqa", "medmcqa"), ("mmlu", "mmlu"), ("pubmedqa", "pubmedqa")]
-    files = [(name, folder / place) for name, place in named]
-    return read_questions([*files, ("truthfulqa-medical", folder / "truthfulqa" / "TruthfulQA.current.csv")])
+    named.append(("truthfulqa-medical", "truthfulqa/TruthfulQA.current.csv"))
+    return [(name, folder / place) for name, place in named]
+
+
+@pytest.fixture(scope="module")
+def real(files):
+    return read_questions(files)
+
+
+@pytest.fixture(scope="module")
+def texts(files):
+    """The words of each question that can be checked, once."""
+    found = [split_words(fold(question.question)) for name, path in files for question in read_benchmark(name, path)]
+    return list(map(list, dict.fromkeys(tuple(words) for words in found if len(words) >= SHORTEST_QUESTION)))
 
 
 def changed(words, share, chance):
     return [f"changed{n}" if chance.random() < share else word for n, word in enumerate(words)]
 
 
-def texts_of(questions):
-    number = {place: word for word, place in questions.vocabulary.items()}
-    for place in range(len(questions.names)):
-        yield [number[word] for word in questions._text_of(place).tolist()]
-
-
-def test_every_real_question_is_found_verbatim(real):
+def test_every_real_question_is_found_verbatim(real, texts):
     assert real.checked["medqa4"] == 1273 and real.checked["medmcqa"] == 3930
     assert len(real.pmids) == 500
-    for words in list(texts_of(real))[::EVERY]:
+    for words in texts[::EVERY]:
         found = examine(f"Some words before. {' '.join(words)} Some after.", real)
         assert found is not None and found.share == 1.0, words
 
 
-def test_real_questions_are_found_with_words_changed(real):
+def test_real_questions_are_found_with_words_changed(real, texts):
     chance = random.Random(1)
-    tried = [words for words in texts_of(real) if len(words) >= 8][::EVERY]
+    tried = [words for words in texts if len(words) >= 8][::EVERY]
     found = sum(
         examine(f"Before. {' '.join(changed(words, 0.05, chance))} After.", real) is not None for words in tried
     )
     assert found / len(tried) >= 0.95
 
 
-def test_it_can_be_sent_to_a_worker(real):
+def test_it_can_be_sent_to_a_worker(real, texts):
     copy = pickle.loads(pickle.dumps(real))
-    text = " ".join(next(texts_of(real)))
+    text = " ".join(texts[0])
     assert examine(text, copy) == examine(text, real) is not None
 
 

@@ -10,12 +10,13 @@ import pytest
 
 from data.boilerplate import strip_boilerplate
 from data.clean import clean_text
+from data.counts import count
 from data.documents import Document
 from data.files import open_input
 from data.filters import PROFILES, RULES, Filters, parse_overrides
 from data.readers import find_format
 from data.readers.interface import InputFile
-from data.words import fold, phrase_hashes, split_words, word_hashes
+from data.words import Words, fold
 
 PROSE = (
     "Patients who were admitted to the emergency department with chest pain between January and June were followed for "
@@ -122,8 +123,8 @@ def document(text, **fields):
 
 def fate(text, filters=None, **fields):
     text = strip_boilerplate(clean_text(text), Counter())
-    words = split_words(fold(text))
-    return (filters or Filters.build()).failed(document(text, **fields), words, phrase_hashes(word_hashes(words)))
+    (counts,) = count([text], Words([fold(text)]))
+    return (filters or Filters.build()).failed(document(text, **fields), counts)
 
 
 @pytest.mark.parametrize("name", GARBAGE)

@@ -13,7 +13,7 @@ from data.documents import Document
 from data.minhash import BANDS, ROWS, Bands, band_keys, jaccard
 from data.near_duplicates import Order, candidate_pairs, verified
 from data.scratch import ScratchReader, ScratchWriter
-from data.words import fold, phrase_hashes, phrases, split_words, word_hashes
+from data.words import Words, fold, phrases, split_words
 
 
 def shared(first, second):
@@ -31,7 +31,7 @@ def write_units(folder, units, versions=None, full_text=None):
             document = Document(f"{number}-{position}", "s", None, text, version=version)
             abstract_only = not (full_text and full_text[number])
             writer.add(document, words=0, year=0, language=0, license=0, split=0, abstract_only=abstract_only)
-            bands.add(phrase_hashes(word_hashes(split_words(fold(text)))), position)
+            bands.add(Words([fold(text)]).phrases(0), position)
         writer.close()
         readers.append(ScratchReader(folder, f"u{number}"))
         arrays.append(bands.array())
@@ -95,7 +95,7 @@ def test_dropped_exactly_for_a_verified_better_one(tmp_path_factory, data):
 
     def bands(place):
         gathered = Bands(seed=0)
-        gathered.add(phrase_hashes(word_hashes(split_words(fold(units[place[0]][place[1]])))), 0)
+        gathered.add(Words([fold(units[place[0]][place[1]])]).phrases(0), 0)
         return set(gathered.array()["key"].tolist())
 
     def rank(place):

@@ -2,11 +2,12 @@
 
 import re
 
-import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.words import fold, phrase_hashes, phrases, split_words, word_hashes
+from data.words import PHRASE, Words, fold, phrase_hashes, phrases, split_words, word_hashes
+
+TEXTS = st.text(st.characters(codec="utf-8") | st.sampled_from("ab1 .é")).map(fold)
 
 
 @given(st.text(st.characters(codec="ascii")) | st.text(st.characters(codec="utf-8")))
@@ -30,8 +31,34 @@ def test_equal_hashes_are_equal_phrases(words):
     assert len(set(zip(hashes, phrases(words), strict=True))) == len(set(hashes)) == len(set(phrases(words)))
 
 
-def test_hashes_do_not_depend_on_what_came_before(monkeypatch):
-    before = word_hashes(["fever", "dose"]).tolist()
-    monkeypatch.setattr("data.words.WORDS_HELD", 0)
-    assert word_hashes(["dose", "fever"]).tolist() == before[::-1]
-    assert before[0] == xxhash.xxh3_64_intdigest(b"fever") - (1 << 63)
+@given(st.lists(st.text("ab\u00e9\u4e00", min_size=1, max_size=30), max_size=60))
+def test_equal_hashes_are_equal_words(words):
+    hashes = word_hashes(words).tolist()
+    assert len(hashes) == len(words)
+    assert len(set(zip(hashes, words, strict=True))) == len(set(hashes)) == len(set(words))
+
+
+@given(st.lists(TEXTS, max_size=8))
+def test_many_texts_at_once_are_as_each_alone(texts):
+    words = Words(texts)
+    assert len(words) == len(texts)
+    for number, text in enumerate(texts):
+        hashes = word_hashes(split_words(text))
+        assert words.of(number).tolist() == hashes.tolist()
+        assert words.phrases(number).tolist() == phrase_hashes(hashes).tolist()
+    spans = zip(words.starts.tolist(), words.ends.tolist(), strict=True)
+    assert [words.bytes[start:end].decode() for start, end in spans] == [w for text in texts for w in split_words(text)]
+
+
+def test_a_hash_hangs_on_every_byte_and_on_nothing_else():
+    long = "n" * 41
+    others = [long[:place] + "m" + long[place + 1 :] for place in range(41)] + [long[:count] for count in range(1, 41)]
+    assert len(set(word_hashes([long, *others]).tolist())) == len(others) + 1
+    assert word_hashes(["fever", long]).tolist() == word_hashes([long, "fever"]).tolist()[::-1]
+
+
+def test_a_phrase_hangs_on_the_order_of_its_words():
+    words = word_hashes(list("abcde"))
+    assert PHRASE == 5
+    assert phrase_hashes(words).tolist() != phrase_hashes(words[[1, 0, 2, 3, 4]]).tolist()
+    assert phrase_hashes(words[:2]).tolist() != phrase_hashes(words[1::-1]).tolist()

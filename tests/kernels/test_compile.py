@@ -148,7 +148,10 @@ def test_attention_has_an_unmasked_and_a_masked_loop(report):
     """In this order, and no third copy of the body, which would cost registers."""
 
     def wrong(row):
-        return row["kernel"] in (*ATTENTION, PREFILL) and [loop["masked"] for loop in matrix_loops(row)] != [False, True]
+        return row["kernel"] in (*ATTENTION, PREFILL) and [loop["masked"] for loop in matrix_loops(row)] != [
+            False,
+            True,
+        ]
 
     assert_none(report["rows"], wrong)
 

@@ -243,7 +243,9 @@ def test_micro_batches_have_few_shapes():
     assert batch.tokens.tolist() == [*range(10), 0, 0]
     assert batch.targets.tolist() == [*range(10), -100, -100]
     assert batch.documents.cu_seqlens.tolist() == [0, 4, 10] + [12] * 62
-    many = micro_batch(torch.zeros(100, dtype=torch.int64), torch.zeros(100, dtype=torch.int64), range(101), config, "cpu")
+    many = micro_batch(
+        torch.zeros(100, dtype=torch.int64), torch.zeros(100, dtype=torch.int64), range(101), config, "cpu"
+    )
     assert many.documents.cu_seqlens.tolist() == [*range(101)] + [100] * 28
 
 
