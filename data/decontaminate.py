@@ -45,6 +45,8 @@ TENTHS = 8
 """Of a longer question, tenths of its words that must stand in order."""
 RULES = ("benchmark-pmid", "benchmark-question")
 
+_GRAMS_OF_RUN = SHORTEST_RUN - GRAM + 1
+"""4-grams, each a word further, in the shortest run in common."""
 _NONE = np.zeros(0, np.int64)
 _BLOCK = 1 << 11
 """Words of a document that are looked at together (and as many as the longest question has, of the next): in a whole
@@ -225,12 +227,12 @@ class Questions:
         `overlap`. `hashes` are those of its text's words, `grams` what `find` found in them."""
         if document.pmid in self.pmids:
             return Match("benchmark-pmid", *self.pmids[document.pmid], 1.0)
-        if not len(grams.at):
+        if not self._may_matter(grams):
             return None
         starts = range(0, max(1, len(hashes) - self.longest), _BLOCK)
         spans = [(start, start + _BLOCK + self.longest) for start in starts]
         blocks = [_Text(hashes[slice(*span)], grams.within(*span), self) for span in spans]
-        best = max(self._best(block) for block in blocks if len(block.at))
+        best = max(map(self._best, blocks))
         if best[0]:
             benchmark, identifier = self.names[-best[1]][0]
             return Match("benchmark-question", benchmark, identifier, best[0])
@@ -238,6 +240,11 @@ class Questions:
             for block in blocks:
                 self._add_runs(block, overlap)
         return None
+
+    def _may_matter(self, grams: Grams) -> bool:
+        """False for most texts: not enough 4-grams for any of their questions, nor for a run in common."""
+        count = len(grams.at)
+        return count >= _GRAMS_OF_RUN or (count > 0 and self.least_needed.take(grams.gram).min() <= count)
 
     def numbers_of(self, hashes: np.ndarray) -> np.ndarray:
         """Words, by their hashes, as numbers: int64; 0 for those in no question."""
@@ -314,12 +321,11 @@ class Questions:
 
     def _add_runs(self, text: _Text, overlap: Overlap) -> None:
         """Every run of at least 8 words that the text and a question have in common, each as long as it goes."""
-        grams = SHORTEST_RUN - GRAM + 1  # so many 4-grams, each a word further, in a run of 8 words
-        if not (text.at[grams - 1 :] - text.at[: 1 - grams] == grams - 1).any():
+        if not (text.at[_GRAMS_OF_RUN - 1 :] - text.at[: 1 - _GRAMS_OF_RUN] == _GRAMS_OF_RUN - 1).any():
             return
         run_begins = np.flatnonzero(np.diff(text.at, prepend=-2) != 1)
         run_lengths = np.diff(run_begins, append=len(text.at))
-        inside = np.repeat(run_lengths >= grams, run_lengths)
+        inside = np.repeat(run_lengths >= _GRAMS_OF_RUN, run_lengths)
         at, gram = text.at[inside], text.gram[inside]
         counts = self.gram_first[gram + 1] - self.gram_first[gram]
         at = np.repeat(at, counts)
@@ -328,7 +334,7 @@ class Questions:
         at, places = at[order], places[order]
         begins = np.flatnonzero((np.diff(places - at, prepend=1 << 40) != 0) | (np.diff(at, prepend=-2) != 1))
         lengths = np.diff(begins, append=len(at))
-        for begin, length in zip(begins[lengths >= grams], lengths[lengths >= grams].tolist(), strict=True):
+        for begin, length in zip(begins[lengths >= _GRAMS_OF_RUN], lengths[lengths >= _GRAMS_OF_RUN].tolist(), strict=True):
             question = self.owner.item(places[begin])
             overlap.add(question, length + GRAM - 1, text.words, int(at[begin]), self._text_of(question))
 

@@ -27,6 +27,8 @@ LONGEST_NAME = 64
 """Longest entity name looked for; the longest HTML one has 31 letters."""
 
 _ENTITY = re.compile(rb"&([A-Za-z_:][A-Za-z0-9_:.-]{0,%d});" % (LONGEST_NAME - 1))
+NAMED_ENTITY = re.compile(rb"&(?!#|(?:%b);)" % "|".join(sorted(PREDEFINED)).encode())
+"""What may be one that XML itself does not define."""
 _SECTIONS = {
     b"<![CDATA[": b"]]>",
     b"<!--": b"-->",

@@ -36,6 +36,8 @@ def names(text: str) -> frozenset[str]:
 
 def squeeze(text: str) -> str:
     """White space runs to one blank, none at the ends. XML's line breaks and indents carry no meaning."""
+    if "  " not in text and text.isprintable():  # no other white space is printable
+        return text.strip(" ")
     return " ".join(text.split())
 
 
