@@ -88,8 +88,7 @@ def strip_boilerplate(text: str, notes: Counter[str]) -> str:
 
 
 def _shows_statement(text: str) -> bool:
-    lowered = text.lower()
-    return any(sign in lowered for sign in _STATEMENT_SIGNS)
+    return any(map(text.lower().__contains__, _STATEMENT_SIGNS))
 
 
 def _without_statements(line: str, notes: Counter[str]) -> str:

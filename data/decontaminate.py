@@ -166,7 +166,7 @@ class Questions:
         self.distinct = (distinct & 0xFFFFFFFF).astype(np.int32)
         self.distinct_first = np.searchsorted(distinct >> 32, np.arange(len(texts) + 1))
         self.grams_needed = [needed_grams(length) for length in lengths.tolist()]
-        self._order_words()
+        self._order_words(hash_of)
         places = _spans(self.first[:-1], lengths - (GRAM - 1))
         keys = _gram_keys(hash_of[self.words])[places] if texts else _NONE
         order = np.argsort(keys, kind="stable")
@@ -181,12 +181,12 @@ class Questions:
         self.table = np.zeros(1 << bits, bool)
         self.table[self.keys >> self.shift] = True
 
-    def _order_words(self) -> None:
-        """Each question's different words: all, and so many of the rarest that not all of those may be missing; and how
-        many must be there."""
+    def _order_words(self, hash_of: np.ndarray) -> None:
+        """The hashes of each question's different words: all, and so many of the rarest that not all of those may be
+        missing; and how many must be there."""
         frequency = np.bincount(self.distinct, minlength=len(self.number_order) + 1)
         question = np.repeat(np.arange(len(self.lengths)), np.diff(self.distinct_first))
-        words = self.distinct[np.lexsort((self.distinct, frequency[self.distinct], question))].tolist()
+        words = hash_of[self.distinct[np.lexsort((self.distinct, frequency[self.distinct], question))]].tolist()
         bounds = self.distinct_first.tolist()
         spans = list(zip(bounds[:-1], bounds[1:], self.slack.tolist(), strict=True))
         self.distinct_of = [tuple(words[first:last]) for first, last, _ in spans]
@@ -282,9 +282,7 @@ class Questions:
         counted = [question for question, count in counts.items() if count >= self.grams_needed[question]]
         if not counted:
             return []
-        present = np.zeros(len(self.number_order) + 1, bool)
-        present[text.words] = True
-        is_present = present.tobytes().__getitem__
+        is_present = set(text.hashes.tolist()).__contains__
         possible = [question for question in counted if any(map(is_present, self.rarest[question]))]
         return [
             question
@@ -334,7 +332,9 @@ class Questions:
         at, places = at[order], places[order]
         begins = np.flatnonzero((np.diff(places - at, prepend=1 << 40) != 0) | (np.diff(at, prepend=-2) != 1))
         lengths = np.diff(begins, append=len(at))
-        for begin, length in zip(begins[lengths >= _GRAMS_OF_RUN], lengths[lengths >= _GRAMS_OF_RUN].tolist(), strict=True):
+        for begin, length in zip(
+            begins[lengths >= _GRAMS_OF_RUN], lengths[lengths >= _GRAMS_OF_RUN].tolist(), strict=True
+        ):
             question = self.owner.item(places[begin])
             overlap.add(question, length + GRAM - 1, text.words, int(at[begin]), self._text_of(question))
 

@@ -6,6 +6,7 @@ article that a benchmark was made of. They reach documents that they arrived too
 """
 
 import re
+import string
 import unicodedata
 from collections import Counter
 from enum import IntEnum
@@ -47,10 +48,9 @@ _FORMS = {"pmid": re.compile(r"[1-9][0-9]*"), "pmcid": re.compile(r"PMC[0-9]+"),
 _DOI_ADDRESS = re.compile(r"^(?:https?://)?(?:dx\.)?doi\.org/|^doi:\s*", re.IGNORECASE)
 
 
-def normalised(folded: str) -> str:
+def normalised(folded: str) -> bytes:
     """What two copies of a text share: of a folded text, every sign and digit without white space."""
-    without_blanks = folded.replace(" ", "").replace("\n", "")  # nearly all of it: what is left is in one piece
-    return "".join(without_blanks.split())
+    return folded.encode().translate(None, string.whitespace.encode())
 
 
 def normalised_doi(doi: str) -> str:
@@ -75,7 +75,7 @@ class Identities:
         self.seed = seed
         self.rows: list[tuple[int, ...]] = []
 
-    def add(self, document: Document, normalised_text: str, position: int, *, abstract_only: bool) -> None:
+    def add(self, document: Document, normalised_text: bytes, position: int, *, abstract_only: bool) -> None:
         """The keys of the document that is number `position` of its unit."""
         merits = _merits(document, int(abstract_only))
         self._row(TEXT, normalised_text, Action.DOCUMENT, merits, position)
@@ -89,20 +89,20 @@ class Identities:
     def judge_pmid(self, document: Document, action: Action, position: int) -> None:
         """The same by the PMID alone."""
         if document.pmid:
-            self._row(PMID, document.pmid, action, _merits(document, 1), position)
+            self._row(PMID, document.pmid.encode(), action, _merits(document, 1), position)
 
     def _identifiers(self, document: Document, action: Action, merits: tuple[int, int], position: int) -> None:
         if document.pmid:
-            self._row(PMID, document.pmid, action, merits, position)
+            self._row(PMID, document.pmid.encode(), action, merits, position)
         if document.pmcid:
-            self._row(PMCID, document.pmcid, action, merits, position)
+            self._row(PMCID, document.pmcid.encode(), action, merits, position)
         if document.doi:
-            self._row(DOI, normalised_doi(document.doi), action, merits, position, document.pmid)
+            self._row(DOI, normalised_doi(document.doi).encode(), action, merits, position, document.pmid)
 
     def _row(
-        self, rule: int, key: str, action: Action, merits: tuple[int, int], position: int, pmid: str | None = None
+        self, rule: int, key: bytes, action: Action, merits: tuple[int, int], position: int, pmid: str | None = None
     ) -> None:
-        digest = xxhash.xxh3_128_intdigest(f"{rule}:{key}".encode(), seed=self.seed)
+        digest = xxhash.xxh3_128_intdigest(b"%d:%b" % (rule, key), seed=self.seed)
         article = xxhash.xxh3_64_intdigest(pmid.encode(), seed=self.seed) if pmid else 0
         high, low = digest >> 64, digest & (2**64 - 1)
         self.rows.append((high, low, article, rule, int(action), *merits, position))

@@ -128,6 +128,8 @@ def _group(text: str) -> str:
 
 def simple_text(element: etree._Element) -> str:
     """The text of an element that holds only running text: emphasis dropped, scripts and MathML kept. One line."""
+    if not len(element):
+        return unescape(squeeze(element.text or ""))
     pieces: list[str] = []
     _gather(element, pieces)
     return unescape(squeeze("".join(pieces)))

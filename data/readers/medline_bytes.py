@@ -156,9 +156,7 @@ class RecordCutter:
 def _may_hide(record: bytes) -> bool:
     """Whether a comment, a CDATA section or a processing instruction begins in it. The signs are seldom, and looked for
     much faster than a sign behind another."""
-    return any(
-        before.endswith(b"<") for sign in (b"!", b"?") if sign in record for before in record.split(sign)[:-1]
-    )
+    return any(before.endswith(b"<") for sign in (b"!", b"?") if sign in record for before in record.split(sign)[:-1])
 
 
 def _line_breaks(data: bytes, end: int) -> int:
