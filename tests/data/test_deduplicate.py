@@ -245,7 +245,7 @@ def test_a_doi_of_several_articles_says_nothing_of_a_record_without_pmid():
 def test_partitions_split_the_records():
     records = identities.Identities(seed=1)
     for number in range(500):
-        records.add(document(str(number)), str(number), number, abstract_only=True)
+        records.add(document(str(number)), b"%d" % number, number, abstract_only=True)
     array = records.array()
     parts = [deduplicate.key_slice(array, "high", number, 7) for number in range(7)]
     assert np.array_equal(np.concatenate(parts), array)
