@@ -226,7 +226,8 @@ def test_all_beside_sentencepiece_alone(medline, model, folders, report, fast, b
     assert {run["tokens"] for run in alone} == {tokens}
 
 
-def test_two_workers_beside_one(medline, model, folders, report):
+def test_two_workers_beside_one(all_files, model, folders, report):
+    medline = folder_of(all_files, folders.base / "all")
     cpu: dict[int, float] = {}
 
     def wall(workers: int) -> Callable[[], float]:
