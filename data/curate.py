@@ -64,7 +64,8 @@ class Settings:
     profile: Literal["biomedical", "none"] = "biomedical"
     """Rules by which documents are dropped; none keeps all but empty and very short ones."""
     filter: tuple[str, ...] = ()
-    """RULE=NUMBER or RULE=off, repeatable: another threshold for one rule of the profile, or none."""
+    """RULE=NUMBER, RULE=off or RULE=on, repeatable: another threshold for a rule, no rule, or one that the profile
+    lacks with its own."""
     languages: str = "en"
     """Languages kept, two-letter codes with commas, judged on the text itself; all keeps every language."""
     licenses: str = ""

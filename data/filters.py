@@ -190,7 +190,8 @@ class Filters:
     ) -> "Filters":
         """Raises ValueError for a profile, rule, threshold or language that does not fit, naming those there are.
 
-        `overrides`: rule name to a number or "off". A rule that the profile lacks is switched on by its number.
+        `overrides`: rule name to a threshold, "off", or "on" with its own threshold. Either of the others switches a
+        rule on that the profile lacks.
         """
         if profile not in PROFILES:
             raise ValueError(f"unknown filter profile {profile!r}; choose from {', '.join(PROFILES)}")
@@ -198,10 +199,15 @@ class Filters:
         for name, value in (overrides or {}).items():
             if name not in _BY_NAME:
                 raise ValueError(f"unknown filter rule {name!r}; choose from {', '.join(_BY_NAME)}")
+            rule = _BY_NAME[name]
             if value == "off":
                 limits.pop(name, None)
+            elif value == "on":
+                limits[name] = float(rule.threshold)
+            elif not rule.unit:
+                raise ValueError(f"filter rule {name} has no threshold: expected on or off; found {value!r}")
             elif isinstance(value, str) or not value >= 0:
-                raise ValueError(f"filter rule {name}: expected a number of 0 or more, or off; found {value!r}")
+                raise ValueError(f"filter rule {name}: expected a number of 0 or more, on or off; found {value!r}")
             else:
                 limits[name] = float(value)
         wanted = tuple(sorted({code.lower() for code in languages if code}))
@@ -240,9 +246,11 @@ def parse_overrides(texts: Sequence[str]) -> dict[str, float | str]:
     for text in texts:
         name, sign, value = text.partition("=")
         try:
-            overrides[name] = value if value == "off" else float(value)
+            overrides[name] = value if value in ("on", "off") else float(value)
         except ValueError:
             sign = ""
         if not (sign and name):
-            raise ValueError(f"--filter {text!r}: expected RULE=NUMBER or RULE=off; rules: {', '.join(_BY_NAME)}")
+            raise ValueError(
+                f"--filter {text!r}: expected RULE=NUMBER, RULE=on or RULE=off; rules: {', '.join(_BY_NAME)}"
+            )
     return overrides

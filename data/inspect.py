@@ -1,4 +1,4 @@
-"""`python -m data inspect`: what is in a folder of documents or of token shards, as a table and a picture."""
+"""`python -m data inspect`: what is in a folder of documents or in token shards, as a table and a picture."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,8 @@ from data.documents import read_documents
 from data.mixture import divide
 from data.settings import POSITIONAL
 from data.shards import Shards
-from data.tokenize import find_documents
+from data.token_sources import distinct_names, open_sources
+from data.tokenize import find_documents, holds_documents
 
 LENGTH_BINS = 2.0 ** np.arange(0, 24.5, 0.5)
 """Edges of the length histogram: two bins an octave, from 1 to 12 million; longer documents fall into the last bin."""
@@ -21,10 +22,12 @@ LENGTH_BINS = 2.0 ** np.arange(0, 24.5, 0.5)
 
 @dataclass(kw_only=True)
 class Settings:
-    folder: str = field(default="shards", metadata=POSITIONAL)
-    """Folder of token shards (`python -m data tokenize`) or of documents (`python -m data curate`)."""
+    data: tuple[str, ...] = field(default=("shards",), metadata=POSITIONAL)
+    """A folder of documents (`python -m data curate`), or what training is given: folders of token shards (`python -m
+    data tokenize`), single sources SHARDS/NAME of such, and Megatron pairs (the .bin, the .idx or what both begin
+    with)."""
     verify: bool = False
-    """Hash every file of the token shards and compare with the manifest."""
+    """Hash every file of the token shards and compare with their manifests."""
     share: tuple[str, ...] = ()
     """NAME=SHARE of the training tokens, as for train.py --data: adds each source's share and epochs to the table;
     sources without one divide the rest by size."""
@@ -42,41 +45,44 @@ class Row:
     documents: int
     size: int
     licenses: Counter[str]
+    """Documents by licence; empty where the files do not say."""
     lengths: np.ndarray
     """Documents per bin of LENGTH_BINS, int64 [bins - 1]."""
 
 
 def run(settings: Settings) -> int:
-    """Print the table, write FOLDER/inspect.png. ValueError: nothing to inspect, a damaged file, or bad shares."""
-    folder = Path(settings.folder)
-    is_shards = (folder / "manifest.json").is_file()
-    if settings.verify and not is_shards:
-        raise ValueError(f"{folder}: --verify is for token shards (a folder with a manifest.json)")
+    """Print the table, write inspect.png: into the folder if there is one, of several into the current folder.
+    ValueError: nothing to inspect, a damaged file, or bad shares."""
+    paths = [Path(path) for path in settings.data]
     if settings.budget is not None and settings.budget < 1:
         raise ValueError(f"--budget {settings.budget}: at least 1")
-    if is_shards:
-        shards = Shards(folder)
+    if is_corpus := len(paths) == 1 and holds_documents(paths[0]):
         if settings.verify:
-            shards.verify()
-            print(f"{len(shards.manifest['files'])} files have the sha256 of the manifest")
-        unit, rows = "tokens", shard_rows(shards)
+            raise ValueError(f"{paths[0]}: --verify is for token shards (a folder with a manifest.json)")
+        unit, rows = "characters", document_rows(paths[0])
     else:
-        unit, rows = "characters", document_rows(folder)
+        unit, rows = "tokens", token_rows(paths, verify=settings.verify)
     shares = source_shares(rows, settings.share) if settings.share else None
     print(table(rows, unit, shares, settings.budget))
-    picture = folder / "inspect.png"
+    alone = is_corpus or (len(paths) == 1 and (paths[0] / "manifest.json").is_file())
+    picture = paths[0] / "inspect.png" if alone else Path("inspect.png")
     draw(rows, unit, picture)
     print(f"picture: {picture}")
     return 0
 
 
-def shard_rows(shards: Shards) -> list[Row]:
-    """A row per source and split that has documents."""
+def token_rows(paths: Sequence[Path], *, verify: bool = False) -> list[Row]:
+    """A row per source and split that has documents; with `verify`, after hashing every file of the shards."""
+    sources = [source for path in paths for source in open_sources(path)]
+    for folder in dict.fromkeys(source.folder for source in sources if source.tokenizer_path) if verify else ():
+        shards = Shards(folder)
+        shards.verify()
+        print(f"{folder}: {len(shards.manifest['files'])} files have the sha256 of the manifest")
     rows = []
-    for name, splits in shards.sources.items():
-        for split, files in splits.items():
+    for name, source in zip(distinct_names(sources), sources, strict=True):
+        for split, files in (("train", source.train), ("validation", source.validation)):
             lengths = _histogram(np.diff(files[index].documents) for index in range(len(files)))
-            licenses = Counter(shards.manifest["sources"][name][split]["licenses"])
+            licenses = Counter((source.licenses or {}).get(split))
             rows.append(Row(name, split, files.documents, files.tokens, licenses, lengths))
     return [row for row in rows if row.documents]
 

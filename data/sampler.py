@@ -8,7 +8,6 @@ circle at another token, so documents are cut elsewhere.
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,9 +15,9 @@ import numpy as np
 import torch
 import xxhash
 
-from data.megatron import find_megatron, open_megatron
 from data.mixture import Blend, divide
-from data.shards import Shard, Shards, SplitShards
+from data.shards import Shard, SplitShards
+from data.token_sources import Source, distinct_names, open_sources
 
 IGNORED = -100  # target of a token that has no next token in its document
 ROUNDS = 6  # of the Feistel network; four make a pseudo-random permutation (Luby and Rackoff 1988), more if it is small
@@ -50,42 +49,6 @@ def batch(samples: Sequence[Sample]) -> Batch:
     return Batch(tokens, torch.cat([sample.targets for sample in samples]), cu_seqlens)
 
 
-@dataclass(frozen=True)
-class Source:
-    """One source of one folder of shards; the tokenizer's facts are None where they are not known (Megatron files)."""
-
-    name: str
-    folder: Path
-    train: SplitShards
-    validation: SplitShards
-    tokenizer_sha256: str | None
-    vocab_size: int | None
-    tokenizer_path: Path | None
-
-
-def open_sources(path: str | Path) -> list[Source]:
-    """Sources of a folder of shards, of one source folder `SHARDS/<name>`, or of a Megatron pair of files."""
-    path = Path(path)
-    if prefix := find_megatron(path):
-        return [Source(prefix.name, prefix, open_megatron(prefix), SplitShards(), None, None, None)]
-    if not path.is_dir():
-        raise ValueError(f"{path}: no such folder of token shards; make one with `python -m data tokenize`")
-    root, names = path, None
-    if not (path / "manifest.json").exists() and (path.parent / "manifest.json").exists():
-        root, names = path.parent, [path.name]
-    shards = Shards(root)
-    if names and names[0] not in shards.sources:
-        raise ValueError(f"{path}: not a source of {root}, which has {', '.join(shards.sources)}")
-    return [
-        Source(
-            name, root, splits["train"], splits["validation"],
-            shards.tokenizer_sha256, shards.vocab_size, shards.tokenizer_path,
-        )
-        for name, splits in shards.sources.items()
-        if names is None or name in names
-    ]  # fmt: skip
-
-
 class Sampler:
     """One blend over the sources of all folders.
 
@@ -110,7 +73,7 @@ class Sampler:
         opened = [open_sources(path) for path, _ in folders]
         self._sources = [source for sources in opened for source in sources]
         self.sequence_length, self.seed = sequence_length, seed
-        self.names = _distinct_names(self._sources)
+        self.names = distinct_names(self._sources)
         self.tokenizer_sha256, self.vocab_size, self.tokenizer_path = _one_tokenizer(self._sources)
         totals = [sum(source.train.tokens for source in sources) for sources in opened]
         folder_shares = divide([share for _, share in folders], totals, [str(path) for path, _ in folders])
@@ -229,18 +192,6 @@ def _locate_window(ends: np.ndarray, number: int) -> tuple[int, int]:
 def _mix(key: int, tag: int, value: int) -> int:
     """64 pseudo-random bits, the same on every machine."""
     return xxhash.xxh3_64_intdigest(struct.pack("<QQ", tag, value), key)
-
-
-def _distinct_names(sources: Sequence[Source]) -> tuple[str, ...]:
-    short = [source.name for source in sources]
-    names = tuple(
-        name if short.count(name) == 1 else f"{source.folder.name}/{name}"
-        for name, source in zip(short, sources, strict=True)
-    )
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"{', '.join(twice)}: given twice; name each source once")
-    return names
 
 
 def _one_tokenizer(sources: Sequence[Source]) -> tuple[str | None, int | None, Path | None]:

@@ -27,6 +27,8 @@ CHECKED_BYTES = 1 << 19
 """Compressed bytes of documents that are tokenised both ways: some 700 abstracts, 200,000 words; in a large corpus one
 document of `CHECKED_AT_LEAST`."""
 CHECKED_AT_LEAST = 1000
+WRITTEN_WHILE_STARTING = 1 << 27
+"""Bytes of tokens that one process writes in the half second in which another starts."""
 
 Fast = Literal["auto", "on", "off"]
 
@@ -226,7 +228,13 @@ def _shard_jobs(
 def _write_shards(jobs: list[ShardJob], workers: int) -> dict[ShardJob, dict | None]:
     """Pass 2: each shard's entry in the manifest, None for one without documents."""
     shards = {}
-    with Workers(None, min(workers, len(jobs))) as pool, Progress("write", len(jobs), "shards") as progress:
+    results = {result for job in jobs for result in job.results}
+    size = sum(path.stat().st_size for result in results for path in result.glob("*-tokens.npy"))
+    worth_starting = max(1, size // WRITTEN_WHILE_STARTING)
+    with (
+        Workers(None, min(workers, len(jobs), worth_starting)) as pool,
+        Progress("write", len(jobs), "shards") as progress,
+    ):
         for number, shard in pool.run(write_shard, jobs):
             shards[jobs[number]] = shard
             progress.add(0, 1)
@@ -246,6 +254,11 @@ def _totals(results: list[Path]) -> dict:
         licenses.update(counts["licenses"])
         totals = {name: value + counts[name] for name, value in totals.items()}
     return {**totals, "licenses": dict(sorted(licenses.items()))}
+
+
+def holds_documents(folder: Path) -> bool:
+    """Whether a folder is one of documents, finished or not."""
+    return (folder / "run.json").exists() or next(folder.glob("*/*.jsonl.zst"), None) is not None
 
 
 def find_documents(folder: Path) -> dict[str, dict[str, list[Path]]]:

@@ -75,7 +75,7 @@ def test_errors_a_user_can_mend(raw, tmp_path, sources, message):
         ({"languages": "zh", "profile": "biomedical"}, "use the profile none"),
         ({"filter": ("no-rule=1",)}, "no-rule"),
         ({"filter": ("top-pair=nan",)}, "expected a number of 0 or more"),
-        ({"filter": ("top-pair",)}, "expected RULE=NUMBER or RULE=off"),
+        ({"filter": ("top-pair",)}, "expected RULE=NUMBER, RULE=on or RULE=off"),
         ({"licenses": "mit"}, "--licenses 'mit'"),
         ({"redact": "names"}, "--redact"),
         ({"benchmark": ("x",)}, "--benchmark 'x'"),

@@ -209,6 +209,10 @@ def test_profiles_and_overrides():
     assert fate(GARBAGE["references"], Filters.build("none")) is None
     assert fate(GARBAGE["references"], Filters.build(overrides={"reference-list": "off"})) is None
     assert fate(PROSE, Filters.build(overrides={"too-short": 1000})) == "too-short"
+    retracted = {"types": ["Retracted Publication"]}
+    assert fate(PROSE, Filters.build("none"), **retracted) is None
+    assert fate(PROSE, Filters.build("none", {"retracted": "on"}), **retracted) == "retracted"
+    assert fate(PROSE[:60], Filters.build("none", {"top-pair": "on"})) == fate(PROSE[:60], Filters.build("none"))
     assert fate(PROSE, Filters.build("none", {"too-long": 100})) == "too-long"
     assert fate(GARBAGE["german"], Filters.build(languages=("de", "en"))) is None
     assert fate(GARBAGE["german"], Filters.build(languages=())) is None
@@ -223,7 +227,8 @@ def test_profiles_and_overrides():
             {"overrides": {"to-short": 3}},
             "unknown filter rule 'to-short'; choose from empty, too-short, .*, duplicate-phrases",
         ),
-        ({"overrides": {"too-short": "many"}}, "too-short: expected a number of 0 or more, or off; found 'many'"),
+        ({"overrides": {"too-short": "many"}}, "too-short: expected a number of 0 or more, on or off; found 'many'"),
+        ({"overrides": {"retracted": 0.5}}, "retracted has no threshold: expected on or off; found 0.5"),
         ({"overrides": {"too-short": float("nan")}}, "too-short: expected a number"),
         ({"languages": ("en", "zh")}, "zh.*profile none"),
     ],
@@ -234,9 +239,10 @@ def test_wrong_settings_are_named(options, message):
 
 
 def test_parse_overrides():
-    assert parse_overrides(("too-short=80", "language=off")) == {"too-short": 80, "language": "off"}
+    given = ("too-short=80", "language=off", "retracted=on")
+    assert parse_overrides(given) == {"too-short": 80, "language": "off", "retracted": "on"}
     for text in ("too-short", "too-short=few", "=3"):
-        with pytest.raises(ValueError, match="expected RULE=NUMBER or RULE=off"):
+        with pytest.raises(ValueError, match="expected RULE=NUMBER, RULE=on or RULE=off"):
             parse_overrides((text,))
 
 

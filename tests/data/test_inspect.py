@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from data import inspect as inspecting
+from data import sampler
 from data.documents import read_documents
 from data.inspect import Settings, run
 from data.shards import Shards
 from data.tokenize import find_documents, tokenize
+from tests.data.megatron_files import write_megatron
 
 
 @pytest.fixture
@@ -23,7 +25,7 @@ def line_of(output, source, split):
 
 
 def test_shards(shards, capsys):
-    assert run(Settings(folder=str(shards), verify=True)) == 0
+    assert run(Settings(data=(str(shards),), verify=True)) == 0
     output = capsys.readouterr().out
     manifest = Shards(shards).manifest
     assert f"{len(manifest['files'])} files have the sha256" in output
@@ -38,7 +40,7 @@ def test_shards(shards, capsys):
 
 
 def test_documents(corpus, capsys):
-    assert run(Settings(folder=str(corpus))) == 0
+    assert run(Settings(data=(str(corpus),))) == 0
     output = capsys.readouterr().out
     for source, splits in find_documents(corpus).items():
         for split, files in splits.items():
@@ -49,12 +51,12 @@ def test_documents(corpus, capsys):
 
 
 def test_length_histogram_counts_every_document(shards, corpus):
-    for rows in (inspecting.shard_rows(Shards(shards)), inspecting.document_rows(corpus)):
+    for rows in (inspecting.token_rows([shards]), inspecting.document_rows(corpus)):
         assert [int(row.lengths.sum()) for row in rows] == [row.documents for row in rows] == [70, 7, 30, 5]
 
 
 def test_shares_give_epochs(shards, capsys):
-    run(Settings(folder=str(shards), share=("fever=0.5",), budget=100_000))
+    run(Settings(data=(str(shards),), share=("fever=0.5",), budget=100_000))
     output = capsys.readouterr().out
     counts = Shards(shards).manifest["sources"]
     for source in ("drugs", "fever"):
@@ -64,7 +66,7 @@ def test_shares_give_epochs(shards, capsys):
 
 
 def test_shares_of_documents_are_counted_in_characters(corpus, capsys):
-    run(Settings(folder=str(corpus), share=("fever=0.01",)))
+    run(Settings(data=(str(corpus),), share=("fever=0.01",)))
     output = capsys.readouterr().out
     sizes = {
         source: sum(len(document["text"]) for file in splits["train"] for document in read_documents(file))
@@ -87,12 +89,12 @@ def test_shares_of_documents_are_counted_in_characters(corpus, capsys):
 )
 def test_bad_settings_are_named(shards, settings, message):
     with pytest.raises(ValueError, match=message):
-        run(Settings(folder=str(shards), **settings))
+        run(Settings(data=(str(shards),), **settings))
 
 
 def test_verify_finds_damage_and_needs_shards(shards, corpus):
     with pytest.raises(ValueError, match="--verify is for token shards"):
-        run(Settings(folder=str(corpus), verify=True))
+        run(Settings(data=(str(corpus),), verify=True))
     path = shards / "fever" / "train" / "ids-00000.npy"
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     command = [sys.executable, "-m", "data", "inspect", str(shards), "--verify"]
@@ -101,3 +103,25 @@ def test_verify_finds_damage_and_needs_shards(shards, corpus):
     assert failed.returncode == 2
     assert failed.stderr.startswith(f"error: {path}: wrong sha256")
     assert failed.stderr.count("\n") == 1
+
+
+def test_what_training_is_given(shards, tmp_path, monkeypatch, capsys):
+    """Single sources and a Megatron pair, with the shares that training would get."""
+    monkeypatch.chdir(tmp_path)
+    megatron_pair = tmp_path / "replay_text_document"
+    write_megatron(megatron_pair, [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10, 11, 12]])
+    given = (str(shards / "drugs"), str(shards / "fever"), f"{megatron_pair}.bin")
+    assert run(Settings(data=given, share=(f"{megatron_pair.name}=0.01",), budget=1000)) == 0
+    output = capsys.readouterr().out
+    cells = line_of(output, megatron_pair.name, "train")
+    assert cells[2:7] == ["3", "12", "4", "0.0100", f"{10 / 12:.2f}"]
+    assert line_of(output, "drugs", "train") and line_of(output, "fever", "validation")
+    assert Path("inspect.png").is_file()
+    assert sampler.Sampler([(path, None) for path in given], 4, 0).train_tokens[megatron_pair.name] == 12
+
+
+def test_what_is_given_twice_or_not_there_is_named(shards, tmp_path):
+    with pytest.raises(ValueError, match="drugs: given twice"):
+        run(Settings(data=(str(shards), str(shards / "drugs"))))
+    with pytest.raises(ValueError, match="nowhere: no such folder of token shards"):
+        run(Settings(data=(str(tmp_path / "nowhere"),)))

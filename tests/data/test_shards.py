@@ -10,6 +10,7 @@ import pytest
 from data.megatron import HEADER, MAGIC, find_megatron, open_megatron
 from data.shards import Shards
 from data.tokenize import tokenize
+from tests.data.megatron_files import write_megatron
 
 
 @pytest.fixture
@@ -113,17 +114,6 @@ def test_pickled_and_garbled_arrays_are_refused(shards):
     change_manifest(shards, lambda manifest: manifest["files"][name].update(bytes=7))
     with pytest.raises(ValueError, match=r"tokens-00000\.npy: not a readable npy file"):
         Shards(shards.path)
-
-
-def write_megatron(prefix, documents, *, code=8, dtype=np.uint16, version=1):
-    """A pair with one sequence a document, written by hand from the description of the format."""
-    lengths = np.array([len(document) for document in documents], np.int32)
-    pointers = np.concatenate([[0], np.cumsum(lengths)[:-1]]) * np.dtype(dtype).itemsize
-    np.concatenate([np.array(document, dtype) for document in documents]).tofile(f"{prefix}.bin")
-    index = struct.pack("<9sQBQQ", b"MMIDIDX\x00\x00", version, code, len(documents), len(documents) + 1)
-    index += lengths.tobytes() + pointers.astype(np.int64).tobytes()
-    index += np.arange(len(documents) + 1, dtype=np.int64).tobytes()
-    prefix.with_name(prefix.name + ".idx").write_bytes(index)
 
 
 def test_megatron_pair(tmp_path):
