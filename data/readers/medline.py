@@ -48,7 +48,7 @@ def read(file: InputFile) -> Iterator[Document | Drop | Deletion]:
 
 
 def _children(element: etree._Element | None) -> Children:
-    return {child.tag: child for child in element.iterchildren(reversed=True)} if element is not None else {}
+    return {child.tag: child for child in element[::-1]} if element is not None else {}
 
 
 def _each(parents: Children, parent: str, *tags: str) -> Iterator[etree._Element]:
