@@ -10,6 +10,8 @@ import unicodedata
 
 import ftfy
 
+from data.special_tokens import MARK, unmarked
+
 _SECOND = (
     "\u0080-\u00bf\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u0192\u02c6\u02dc\u2013\u2014\u2018-\u201e\u2020-\u2022"
     "\u2026\u2030\u2039\u203a\u20ac\u2122"
@@ -23,8 +25,9 @@ _MAY_BE_MOJIBAKE = re.compile("[\u0080-\u009f\ufffd\u00c2\u00c3\u00ce\u00cf\u00e
 """What every match of the above begins with."""
 _PLAIN = bytes([9, 10, *range(32, 127)])
 """ASCII that needs no repair."""
-_SIGNS_OF_SCIENCE = re.compile("([\u00c5\u00d8\u00d7][\u00b0-\u00b3\u00b9\u00bb])")
-"""`2.5 Å±0.3`, `Ø±2`, `5 mg×²`: correct, and the bytes of a Hungarian, an Arabic and a Hebrew letter."""
+_NO_MOJIBAKE = re.compile(f"([\u00c5\u00d8\u00d7][\u00b0-\u00b3\u00b9\u00bb]|{MARK})")
+"""`2.5 Å±0.3`, `Ø±2`, `5 mg×²`: correct, and the bytes of a Hungarian, an Arabic and a Hebrew letter. And the mark of a
+special token: it is in no encoding, and what is repaired must not become one."""
 _INVISIBLE = dict.fromkeys([0xAD, 0x200B, 0x2060, 0xFEFF, *(c for c in range(32) if c not in (9, 10, 11, 12, 13)), 127])
 _SPACES = dict.fromkeys([0xA0, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000], " ")
 _LINE_BREAKS = dict.fromkeys([0x0B, 0x0C, 0x0D, 0x85, 0x2028, 0x2029], "\n")
@@ -72,8 +75,8 @@ def _repaired(text: str) -> str:
 
 def _with_repaired_signs(text: str, signs: str) -> str:
     if _MAY_BE_MOJIBAKE.search(signs) and _MOJIBAKE.search(text):
-        parts = _SIGNS_OF_SCIENCE.split(text)
-        text = "".join(part if place % 2 else ftfy.fix_encoding(part) for place, part in enumerate(parts))
+        parts = _NO_MOJIBAKE.split(text)
+        text = "".join(part if place % 2 else unmarked(ftfy.fix_encoding(part)) for place, part in enumerate(parts))
         signs = _not_plain(text)
     if "\u00ad" in signs:
         text = _HYPHENATED.sub("", text)

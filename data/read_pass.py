@@ -26,6 +26,7 @@ from data.readers import find_format
 from data.readers.interface import ABSTRACT, Deletion
 from data.scratch import ScratchWriter, save_array
 from data.shared import SPLITS, Shared
+from data.special_tokens import spell, unmarked, without_marks
 from data.summary import Summary, place
 from data.tokenizer import Tokenizer, load_tokenizer
 from data.unit_items import Item, Restart, unit_items
@@ -188,11 +189,15 @@ class _UnitWork:
     def _clean(self, document: Document) -> "_Cleaned":
         summary, redactor = self.summary, self.shared.redactor
         drop_false_identifiers(document, summary.notes)
-        before = document.text
+        text, title, tokens = document.text, document.title or "", self.settings.special_tokens
+        if tokens and not self.form.marks:
+            text, title = without_marks(text, summary.notes), unmarked(title)
+        before = unmarked(text) if tokens else text
         summary.characters += len(before)
-        document.text = redactor.redact(strip_boilerplate(clean_text(before), summary.notes), summary.notes)
-        title = redactor.redact(clean_text(document.title), summary.notes) if document.title else ""
-        document.title = " ".join(title.split()) or None
+        text = redactor.redact(strip_boilerplate(clean_text(text), summary.notes), summary.notes)
+        title = redactor.redact(clean_text(title), summary.notes)
+        document.text = spell(text) if tokens else text  # cleaning can join the halves of what must not be a token
+        document.title = " ".join((spell(title) if tokens else title).split()) or None
         return _Cleaned(document, before, fold(document.text))
 
     def _document(self, cleaned: "_Cleaned", words: Words, number: int, counts: Counts, grams: Grams) -> None:

@@ -8,6 +8,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
+from data.special_tokens import MARK
+
 Span = tuple[int, int]
 
 _EMAIL = re.compile(
@@ -61,9 +63,9 @@ def _emails(text: str) -> Iterator[Span]:
 
 
 def _urls(text: str) -> Iterator[Span]:
-    """Without the full stop or the bracket that belongs to the sentence around."""
+    """Without the full stop or the bracket that belongs to the sentence around, or a special token that follows."""
     for found in _URL.finditer(text) if _MAY_BE_URL.search(text) else ():
-        address = found.group()
+        address, _, _ = found.group().partition(f"[{MARK}")
         while address[-1] in ".,;:!?'’*" or any(
             address[-1] == closing and address.count(closing) > address.count(opening) for opening, closing in _BRACKETS
         ):

@@ -80,9 +80,10 @@ class Format:
     `pattern` matches the lower-case file name without its compression suffix. `splittable` files are cut into byte
     ranges of whole lines when not compressed. `archives`: members of .tar, .tar.gz, .tgz are read like files.
     `full_text` documents are preferred to abstracts with the same identity, unless they say `abstract` among their
-    types. `companion` finds the file that has the other half of a file's records. `revises`: all sources of this kind
-    are one stream of releases, in whose order a later record replaces an earlier one with its PMID, even by saying
-    nothing.
+    types. `marks`: where special tokens are wanted it writes them (`data.special_tokens`), and lets no mark of the file
+    itself through. `companion` finds the file that has the other half of a file's records. `revises`: all sources of
+    this kind are one stream of releases, in whose order a later record replaces an earlier one with its PMID, even by
+    saying nothing.
     """
 
     read: Read
@@ -92,4 +93,5 @@ class Format:
     archives: bool = False
     full_text: bool = False
     revises: bool = False
+    marks: bool = False
     companion: Callable[[Path], Path | None] | None = None

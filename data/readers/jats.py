@@ -17,6 +17,7 @@ from data.readers.jats_blocks import Blocks
 from data.readers.jats_front import article_date, article_identifiers, article_licence, publication_types
 from data.readers.jats_inline import Conversion
 from data.readers.jats_references import References
+from data.special_tokens import MARK, without_marks
 from data.xml import parse
 
 _NOTES_OF_TITLE = ("fn", "author-notes", "corresp")
@@ -32,6 +33,8 @@ def read(file: InputFile) -> Iterator[Document | Drop]:
     root = parse(file.stream, file.name, unknown)
     file.note_entities(unknown)
     _take_namespaces_off(root)
+    if file.settings.special_tokens:
+        _take_marks_out(root, file.notes)
     articles = [root] if root.tag == "article" else list(root.iter("article"))
     if not articles:
         yield Drop("not-an-article", f"{file.name}: root element <{root.tag}>")
@@ -44,6 +47,17 @@ def _take_namespaces_off(root: etree._Element) -> None:
     for namespace in filter(None, (etree.QName(root).namespace, _MATHML)):
         for element in list(root.iter(f"{{{namespace}}}*")):
             element.tag = local_name(element)
+
+
+def _take_marks_out(root: etree._Element, notes: Counter[str]) -> None:
+    """Nothing that a file holds, numeric references included, can be taken for a special token of ours."""
+    if MARK.encode() not in etree.tostring(root, encoding="utf-8"):  # as good as always
+        return
+    for element in root.iter():
+        element.text = without_marks(element.text or "", notes)
+        element.tail = without_marks(element.tail or "", notes)
+        for name, value in element.items():
+            element.set(name, without_marks(value, notes))
 
 
 def article_document(article: etree._Element, file: InputFile, name: str) -> Document:
@@ -115,4 +129,6 @@ def _wanted(translation: etree._Element, file: InputFile) -> bool:
     return wanted
 
 
-FORMAT = Format(read, re.compile(r".*\.n?xml"), ".xml, .nxml, .tar.gz of them", archives=True, full_text=True)
+FORMAT = Format(
+    read, re.compile(r".*\.n?xml"), ".xml, .nxml, .tar.gz of them", archives=True, full_text=True, marks=True
+)

@@ -20,6 +20,7 @@ from data.readers.records import Record, read_records
 from data.readers.s2orc_forms import MalformedPaper, annotated_paper, parsed_paper
 from data.readers.s2orc_metadata import Companion, companion_path
 from data.readers.s2orc_text import Block, Paper, without_font_signs, written_once
+from data.special_tokens import without_marks
 
 _DIVIDED_LICENCE = re.compile(r"CC(0|BY)((?:NC)?)((?:ND|SA)?)", re.IGNORECASE)
 _TRANSLATED = re.compile(r"^\[([^\[\]]*)\](\.?)$")
@@ -65,6 +66,9 @@ def _document(record: Record, companion: Companion | None, file: InputFile) -> D
     if abstract:  # the publisher's own wording, not what was parsed from a page
         paper.abstract = [Block(abstract)]
     title = next((_TRANSLATED.sub(r"\1\2", title) for title in titles if title), None)
+    if file.settings.special_tokens:
+        paper.take_marks_out(file.notes)
+        title = without_marks(title, file.notes) if title else None
     text = without_font_signs(paper.text(title, file.settings.special_tokens, file.notes), file.notes)
     if not text:
         return Drop("no-text", f"{record.place}: neither abstract nor text")
@@ -134,5 +138,6 @@ FORMAT = Format(
     ".jsonl, .jsonl.gz, .json, and the .gz files of the Datasets API",
     splittable=True,
     full_text=True,
+    marks=True,
     companion=companion_path,
 )

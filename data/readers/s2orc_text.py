@@ -10,10 +10,10 @@ stay as printed, except that a formula's TeX stands in the place of its placehol
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from data.readers.inline import squeeze, tex
-from data.special_tokens import enclose
+from data.special_tokens import closing, enclose, opening, without_marks
 
 LONGEST_REFERENCE = 12
 """Words of a title or a caption that a reference quotes."""
@@ -45,7 +45,7 @@ _PRINTED_NUMBER = re.compile(r"(fig|tab)[a-z]*\.?\s*([SA]?\d+(?:[A-Za-z]\b)?)", 
 _CAPTION_LABEL = re.compile(r"(?:fig(?:ure)?|table)\.?\s*[SA]?\d+\s*[|.:]?\s*", re.IGNORECASE)
 _CLAUSE_END = re.compile(r"[.;:()]")
 _EMPTY_BRACKETS = re.compile(r"\(\s*[,;]*\s*\)|\[\s*[,;]*\s*\]")
-_CITED = r"\[bib_ref\] (?:(?!\[/bib_ref\]).)*\[/bib_ref\]"
+_CITED = r"{0} (?:(?!{1}).)*{1}".format(*(re.escape(token("bib_ref")) for token in (opening, closing)))
 _CITED_IN_BRACKETS = re.compile(rf"[(\[]\s*({_CITED}(?:[\s,;]*{_CITED})*)[\s,;]*[)\]]")
 _BLANK_BEFORE = re.compile(r" +([.,;:)\]])")
 
@@ -82,6 +82,21 @@ class Paper:
     captions: dict[str, tuple[str, str]] = field(default_factory=dict)
     tables: dict[str, str] = field(default_factory=dict)
     """Markdown rows by the id of their caption."""
+
+    def take_marks_out(self, notes: Counter[str]) -> None:
+        """Nothing that the record holds, however it was escaped, can be taken for a special token of ours."""
+
+        def plain(text: str | None) -> str | None:
+            return text and without_marks(text, notes)
+
+        for block in (*self.abstract, *self.body):
+            block.text, block.header, block.number = map(plain, (block.text, block.header, block.number))
+            block.marks = [
+                replace(mark, target=plain(mark.target)) if mark.kind == "formula" else mark for mark in block.marks
+            ]
+        self.citations = {name: (plain(title), plain(author)) for name, (title, author) in self.citations.items()}
+        self.captions = {name: (kind, plain(caption)) for name, (kind, caption) in self.captions.items()}
+        self.tables = {name: plain(rows) for name, rows in self.tables.items()}
 
     def text(self, title: str | None, special_tokens: bool, notes: Counter[str]) -> str:
         """Title, abstract, body, captions; empty when there is neither abstract nor body."""
@@ -140,7 +155,7 @@ class Paper:
             written = self._written(mark, block.text[mark.start : mark.end], special_tokens)
             if written is not None:
                 text += block.text[position : mark.start]
-                apart = written[:1] not in ("(", "[") or written.startswith("[bib_ref]")
+                apart = written[:1] not in ("(", "[") or written.startswith(opening("bib_ref"))
                 text += " " * (apart and text[-1:].isalnum()) + written
                 position = mark.end
                 text += " " * (written.endswith("]") and block.text[position : position + 1].isalnum())

@@ -7,7 +7,7 @@ import pytest
 
 from data.readers.interface import InputFile, ReadSettings
 from data.readers.jats import read
-from data.special_tokens import SPECIAL_TOKENS, enclose
+from data.special_tokens import SPECIAL_TOKENS, enclose, spell
 
 REFERENCES = """<ref-list>
   <ref id="B1"><mixed-citation><person-group><name><surname>Siegel</surname></name><name><surname>Miller</surname></name></person-group>
@@ -33,7 +33,7 @@ def document(body, settings=ReadSettings(special_tokens=True), notes=None):  # n
     (found,) = read(file)
     if notes is not None:
         notes.update(file.notes)
-    return found.text.split("\n\n")[1:]
+    return spell(found.text).split("\n\n")[1:]
 
 
 def cite(name, mark):
@@ -107,7 +107,7 @@ def test_ranges_give_the_works_between_their_ends(body, works):
     source = f"<article><body><p>x {body}</p></body><back><ref-list>{entries}</ref-list></back></article>"
     file = InputFile(io.BytesIO(source.encode()), "a.nxml", "jats", settings=ReadSettings(special_tokens=True))
     (found,) = read(file)
-    assert found.text == " ".join(["x", *(enclose("bib_ref", f"Work {number}") for number in works)])
+    assert spell(found.text) == " ".join(["x", *(f"[bib_ref] Work {number} [/bib_ref]" for number in works)])
 
 
 def test_captions_and_rows():
@@ -134,7 +134,8 @@ def test_without_rows_captions_stay_and_the_tables_are_counted():
 
 def test_the_tokens():
     assert len(set(SPECIAL_TOKENS)) == 12
-    assert enclose("fig", "x") == "[fig] x [/fig]"
+    assert spell(enclose("fig", "x")) == "[fig] x [/fig]"
+    assert spell(enclose("formula", "")) == "[formula] [/formula]"
 
 
 def test_real_articles_close_what_they_open(assets):
@@ -144,7 +145,7 @@ def test_real_articles_close_what_they_open(assets):
         texts = []
         for settings in (ReadSettings(special_tokens=True), ReadSettings()):
             with path.open("rb") as stream:
-                texts += [found.text for found in read(InputFile(stream, path.name, "jats", settings=settings))]
+                texts += [spell(found.text) for found in read(InputFile(stream, path.name, "jats", settings=settings))]
         marked, plain = texts
         assert not re.search(r"[\x00-\x08]", marked)
         assert not any(token in plain for token in SPECIAL_TOKENS)

@@ -11,6 +11,7 @@ from data.documents import Document
 from data.readers.interface import Drop, InputFile, ReadSettings
 from data.readers.s2orc import FORMAT, licence, read
 from data.readers.s2orc_metadata import companion_path
+from data.special_tokens import spell
 
 
 def opened(*records, tokens=False, tables=True, name="a.jsonl"):
@@ -96,8 +97,9 @@ def test_the_form_of_2019_as_printed():
 
 def test_special_tokens_are_placed_by_the_spans():
     document = one({"paper_id": "7", "metadata": METADATA, "grobid_parse": PARSE}, tokens=True)
-    assert MARKED in document.text
-    assert document.text.endswith(
+    text = spell(document.text)
+    assert MARKED in text
+    assert text.endswith(
         "[fig] Figure 2. Pain by day (n = 30). All of it. [/fig]\n\n[table] Doses [/table]\n\n| A | 5 mg |"
     )
 
@@ -215,7 +217,7 @@ def test_annotated_texts_of_the_datasets_api(version):
     assert (document.id, document.title, document.url, document.doi) == ("5", "Gout today", "u", "10.1/z")
     expected = ("CC-BY", "34", "PMC12") if version == 1 else ("CC-BY-NC-ND", None, "PMC9")
     assert (document.license, document.pmid, document.pmcid) == expected
-    marked = one(api(version), tokens=True).text
+    marked = spell(one(api(version), tokens=True).text)
     assert (
         "Colchicine [bib_ref] A trial, Doe [/bib_ref] 500 µg, given [fig_ref] Figure 1: Pain [/fig_ref].\n\n"
         "[formula] E = mc 2 [/formula]" in marked
@@ -271,7 +273,7 @@ def test_spans_outside_the_text_or_inside_others_are_passed_over():
     document = one(
         {"paper_id": "1", "body_text": [paragraph], "bib_entries": {"B1": {"title": "C", "authors": []}}}, tokens=True
     )
-    assert document.text == "One [bib_ref] C [/bib_ref] two."
+    assert spell(document.text) == "One [bib_ref] C [/bib_ref] two."
 
 
 def test_latex_placeholders_become_their_formula():
@@ -335,7 +337,8 @@ def test_real_papers(assets):
             for span in paragraph["cite_spans"]
             if span["ref_id"] and parse["bib_entries"][span["ref_id"]]["title"]
         ]
-        assert marked.text.count("[bib_ref]") == marked.text.count("[/bib_ref]") == len(resolved)
+        text = spell(marked.text)
+        assert text.count("[bib_ref]") == text.count("[/bib_ref]") == len(resolved)
 
 
 def test_real_metadata(assets):
@@ -373,7 +376,7 @@ def test_statements_of_funding_are_no_captions_and_entities_no_names():
     }
     file = opened(parse, tokens=True)
     (document,) = read(file)
-    assert document.text == (
+    assert spell(document.text) == (
         "seen [bib_ref] Eyes & flies, O'neill [/bib_ref]\n\n[fig] Figure 1. This work was supported on poles. [/fig]"
     )
     assert file.notes == {"statements of funding and thanks among the captions left out": 1}

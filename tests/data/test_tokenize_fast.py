@@ -6,7 +6,7 @@ import pytest
 from data import fast_tokenizer
 from data import tokenize as tokenizing
 from data.documents import write_documents
-from data.special_tokens import SPECIAL_TOKENS, enclose
+from data.special_tokens import SPECIAL_TOKENS
 from data.tokenize import Settings, run, tokenize
 from data.tokenizer import Encoded, load_tokenizer
 from tests.data.test_tokenize import read_back, tree
@@ -19,7 +19,7 @@ gigatoken = pytest.importorskip("gigatoken", reason="the optional fast tokenizer
 def marked(corpus):
     """The corpus and a source with special tokens and the spellings of BOS and EOS."""
     (corpus / "papers").mkdir()
-    texts = [f"Heparin {number} {enclose('bib_ref', 'Dose')} </s> <s> at [3]." for number in range(50)]
+    texts = [f"Heparin {number} [bib_ref] Dose [/bib_ref] </s> <s> at [3]." for number in range(50)]
     records = [{"id": f"paper {number}", "text": text} for number, text in enumerate(texts)]
     write_documents(corpus / "papers" / "train-00000.jsonl.zst", records)
     return corpus
@@ -111,11 +111,11 @@ def test_special_tokens_are_ids_only_when_asked_for(marked, tiny_tokenizer, tmp_
         found[name] = dict(read_back(shards)["papers", "train"])["paper 7"]
         bos, *ids, eos = found[name]
         assert (bos, eos) == (base.bos_id, base.eos_id) and not {bos, eos} & set(ids)  # </s> in the text is text
-        assert tokenizer.decode(ids) == f"Heparin 7 {enclose('bib_ref', 'Dose')} </s> <s> at [3]."
+        assert tokenizer.decode(ids) == "Heparin 7 [bib_ref] Dose [/bib_ref] </s> <s> at [3]."
         assert [tokenizer.token(index) for index in ids if index >= base.vocab_size] == [
             token for token in added if token in ("[bib_ref]", "[/bib_ref]", "[3]")
         ]
-    assert found["plain"] == [base.bos_id, *base.encode(f"Heparin 7 {enclose('bib_ref', 'Dose')} </s> <s> at [3]."), 2]
+    assert found["plain"] == [base.bos_id, *base.encode("Heparin 7 [bib_ref] Dose [/bib_ref] </s> <s> at [3]."), 2]
     with pytest.raises(ValueError, match="tokenizer differ"):
         run(Settings(**settings, out=str(tmp_path / "plain"), special_tokens=()))
 

@@ -8,13 +8,13 @@ import sentencepiece
 import transformers
 from lxml import etree
 
-from data.special_tokens import SPECIAL_TOKENS, enclose
+from data.special_tokens import SPECIAL_TOKENS, enclose, spell
 from data.tokenizer import load_tokenizer
 from tests.data.test_tokenizer import LITERAL_SPECIALS, byte_level_tokenizer, specials_of
 
 MARKED = (
-    f"Heparin {enclose('bib_ref', 'Low-dose heparin after surgery , Kakkar')} at 5,000 U (p < 0.05).",
-    f"{enclose('fig', 'Figure 1: survival')}\n\n{enclose('table', 'Table 2: doses (mg)')}\n| a | b |",
+    f"Heparin {spell(enclose('bib_ref', 'Low-dose heparin after surgery , Kakkar'))} at 5,000 U (p < 0.05).",
+    spell(f"{enclose('fig', 'Figure 1: survival')}\n\n{enclose('table', 'Table 2: doses (mg)')}\n| a | b |"),
     "see[fig_ref]Figure 1[/fig_ref],  [formula]x^2[/formula]\n[bib_ref][/bib_ref] [bib_refs] [/bib_ref",
     " [table]",
     "[table] ",
@@ -96,7 +96,7 @@ def test_autotokenizer_on_real_papers(assets, tmp_path):
     for path in sorted((assets / "jats").rglob("*.nxml"))[:15]:
         for paragraph in etree.parse(path).iterfind(".//body//p"):
             for reference in paragraph.iterfind(".//xref"):
-                reference.text = enclose("bib_ref", "".join(reference.itertext()))
+                reference.text = spell(enclose("bib_ref", "".join(reference.itertext())))
             paragraphs.append("".join(paragraph.itertext()))
     assert sum("[bib_ref]" in text for text in paragraphs) > 100
     expected = theirs(paragraphs)["input_ids"]

@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from data.documents import write_documents
-from data.special_tokens import SPECIAL_TOKENS, enclose
+from data.special_tokens import SPECIAL_TOKENS
 from data.tokenize import tokenize
 from data.tokenizer import load_tokenizer
 from tests.train.runs import train, weights
@@ -21,7 +21,7 @@ def marked(shards, tmp_path_factory):
     (folder / "corpus" / "papers").mkdir(parents=True)
     for split in ("train", "validation"):
         records = [
-            {"id": f"{split} {number}", "text": f"fever of {number} days {enclose('bib_ref', 'mild asthma')} " * 9}
+            {"id": f"{split} {number}", "text": f"fever of {number} days [bib_ref] mild asthma [/bib_ref] " * 9}
             for number in range(60)
         ]
         write_documents(folder / "corpus" / "papers" / f"{split}-00000.jsonl.zst", records)
