@@ -14,7 +14,7 @@ from lxml import etree
 from data.documents import Document
 from data.readers.inline import simple_text, squeeze
 from data.readers.interface import Deletion, Drop, Format, InputFile
-from data.readers.medline_bytes import iterate
+from data.readers.medline_bytes import Malformed, iterate
 from data.readers.medline_languages import two_letters
 from data.words import fold, split_words
 
@@ -33,11 +33,15 @@ Children = dict[str, etree._Element]
 
 
 def read(file: InputFile) -> Iterator[Document | Drop | Deletion]:
-    """Documents of one MEDLINE file in its order; a citation without abstract is a Drop; `DeleteCitation` gives
-    Deletions."""
+    """Documents of one MEDLINE file in its order; a citation without abstract is a Drop, and so is a record that is not
+    well-formed XML; `DeleteCitation` gives Deletions."""
     unknown: Counter[str] = Counter()
     for element in iterate(file.stream, file.name, unknown):
-        if element.tag == "DeleteCitation":
+        if isinstance(element, Malformed):
+            # About no citation: even the number in it may be another's, and an earlier version that was whole should
+            # not go for a revision that nobody can read.
+            yield Drop("bad-record", f"{file.name}: {element.place}: not well-formed XML ({element.reason})")
+        elif element.tag == "DeleteCitation":
             yield from (Deletion(_text(pmid)) for pmid in element.iterfind("PMID"))
         elif element.tag == "PubmedBookArticle":
             pmid = squeeze(element.findtext("BookDocument/PMID") or "")
