@@ -227,9 +227,14 @@ class Filters:
         """A hash of everything that decides which documents go, but for the code."""
         return hashlib.sha256(repr((self.limits, self.languages, self.licences)).encode()).hexdigest()
 
+    @property
+    def drops_retracted(self) -> bool:
+        """Whether the rule `retracted` is on."""
+        return any(name == "retracted" for name, _ in self.limits)
+
     def is_retracted(self, document: Document) -> bool:
         """Whether the document says so, and such documents go."""
-        return any(name == "retracted" for name, _ in self.limits) and _says_retracted(document)
+        return self.drops_retracted and _says_retracted(document)
 
     def failed(self, document: Document, counts: Counts) -> str | None:
         """The name of the first rule by which a cleaned document goes, or None; `counts` are those of its text."""

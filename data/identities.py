@@ -82,8 +82,8 @@ class Identities:
         self._identifiers(document, Action.DOCUMENT, merits, position)
 
     def judge(self, document: Document, action: Action, position: int) -> None:
-        """A verdict on a document that was read but not kept, before document number `position`; all its identifiers
-        bear it."""
+        """A verdict on a document that was read but not kept, or is only named, before document number `position`; all
+        its identifiers bear it."""
         self._identifiers(document, action, _merits(document, 1), position)
 
     def judge_pmid(self, document: Document, action: Action, position: int) -> None:

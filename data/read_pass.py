@@ -23,13 +23,13 @@ from data.language import detect
 from data.minhash import Bands
 from data.quality import function_word_share
 from data.readers import find_format
-from data.readers.interface import ABSTRACT, Deletion
+from data.readers.interface import ABSTRACT, Deletion, Item, Retraction
 from data.scratch import ScratchWriter, save_array
 from data.shared import SPLITS, Shared
 from data.special_tokens import spell, unmarked, without_marks
 from data.summary import Summary, place
 from data.tokenizer import Tokenizer, load_tokenizer
-from data.unit_items import Item, Restart, unit_items
+from data.unit_items import Restart, unit_items
 from data.units import Unit, file_hashes
 from data.words import Words, fold
 
@@ -164,6 +164,11 @@ class _UnitWork:
             if isinstance(item, Deletion):
                 citation = Document("", self.unit.source_name, None, "", pmid=item.pmid)
                 self.part.identities.judge_pmid(citation, Action.DELETED, self.part.documents)
+                continue
+            if isinstance(item, Retraction):
+                if self.shared.filters.drops_retracted:
+                    drop_false_identifiers(item.about, self.summary.notes)
+                    self.part.identities.judge(item.about, Action.RETRACTED, self.part.documents)
                 continue
             self.summary.records += 1
             if isinstance(item, _Cleaned):

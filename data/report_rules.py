@@ -22,7 +22,7 @@ READING = {
 DUPLICATES = {
     "deleted-by-publisher": "a later file of the release takes the citation back",
     "revised-then-dropped": "a later file revises the citation to one that is dropped",
-    "retracted-elsewhere": "another source says that the article was retracted",
+    "retracted-elsewhere": "a retraction notice, or another copy of the article, says that it was retracted",
     "benchmark-identity": "the PMCID or DOI of an article that a benchmark was made of",
     "same-pmid": "a better copy has the same PMID",
     "same-pmcid": "a better copy has the same PMCID",

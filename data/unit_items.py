@@ -5,15 +5,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from io import BufferedReader
 
-from data.documents import Document
 from data.files import READ_SIZE, DamagedFile, is_documentation, open_input, open_range
 from data.medline_files import check_md5
 from data.readers import find_format
-from data.readers.interface import Deletion, Drop, Format, InputFile, ReadSettings
+from data.readers.interface import Format, InputFile, Item, ReadSettings
 from data.summary import Summary
 from data.units import Unit, UnitFile, is_archive
 
-Item = Document | Drop | Deletion
 END_MARK = 1024
 """Zero bytes at the end of a tar archive."""
 

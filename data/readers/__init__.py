@@ -1,8 +1,8 @@
 """Readers: one file a format. A reader turns one opened input file into documents and counted drops, streaming.
 
 `FORMATS` names them by the KIND of `--source KIND[:NAME]=PATH`. A reader is a function `read(file: InputFile) ->
-Iterator[Document | Drop | Deletion]`; it raises DamagedFile when the file itself cannot be read on, and yields a Drop
-for a record that is no document.
+Iterator[Item]`; it raises DamagedFile when the file itself cannot be read on, and yields a Drop for a record that is no
+document, a Deletion or a Retraction for what the record says of other documents.
 """
 
 from data.readers import guidelines, jats, jsonl, medline, plain, s2orc, wikipedia

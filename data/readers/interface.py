@@ -70,7 +70,16 @@ class Deletion:
     pmid: str
 
 
-Read = Callable[[InputFile], Iterator[Document | Drop | Deletion]]
+@dataclass(frozen=True, slots=True)
+class Retraction:
+    """A notice takes an article back: `about`, a document without text, has its identifiers. Every source's copy goes,
+    where what is retracted is dropped at all; in a stream of releases what stands before the notice."""
+
+    about: Document
+
+
+Item = Document | Drop | Deletion | Retraction
+Read = Callable[[InputFile], Iterator[Item]]
 
 
 @dataclass(frozen=True)

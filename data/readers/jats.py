@@ -12,9 +12,15 @@ from lxml import etree
 
 from data.documents import Document
 from data.readers.inline import local_name, squeeze
-from data.readers.interface import Drop, Format, InputFile
+from data.readers.interface import Drop, Format, InputFile, Item, Retraction
 from data.readers.jats_blocks import Blocks
-from data.readers.jats_front import article_date, article_identifiers, article_licence, publication_types
+from data.readers.jats_front import (
+    article_date,
+    article_identifiers,
+    article_licence,
+    publication_types,
+    retracted_articles,
+)
 from data.readers.jats_inline import Conversion
 from data.readers.jats_references import References
 from data.special_tokens import MARK, without_marks
@@ -27,8 +33,9 @@ _LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
 _MATHML = "http://www.w3.org/1998/Math/MathML"
 
 
-def read(file: InputFile) -> Iterator[Document | Drop]:
-    """The article of one file, or those of an article set. A file without one is a `not-an-article` Drop."""
+def read(file: InputFile) -> Iterator[Item]:
+    """The article of one file, or those of an article set, and what a retraction notice takes back. A file without an
+    article is a `not-an-article` Drop."""
     unknown: Counter[str] = Counter()
     root = parse(file.stream, file.name, unknown)
     file.note_entities(unknown)
@@ -40,6 +47,11 @@ def read(file: InputFile) -> Iterator[Document | Drop]:
         yield Drop("not-an-article", f"{file.name}: root element <{root.tag}>")
     for number, article in enumerate(articles, 1):
         yield article_document(article, file, file.name if len(articles) == 1 else f"{file.name}#{number}")
+        for identifiers in retracted_articles(article):
+            if identifiers:
+                yield Retraction(Document("", file.source, None, "", **identifiers))
+            else:
+                file.notes["retraction notice that names no PMID, PMCID or DOI"] += 1
 
 
 def _take_namespaces_off(root: etree._Element) -> None:

@@ -13,14 +13,17 @@ from lxml import etree
 
 from data.documents import Document
 from data.readers.inline import simple_text, squeeze
-from data.readers.interface import Deletion, Drop, Format, InputFile
-from data.readers.medline_bytes import iterate
+from data.readers.interface import Deletion, Drop, Format, InputFile, Item, Retraction
+from data.readers.medline_bytes import Malformed, iterate
 from data.readers.medline_languages import two_letters
 from data.words import fold, split_words
 
 RETRACTED = "Retracted Publication"
 """The publication type by which MEDLINE marks what was retracted."""
 _RETRACTIONS = frozenset(("RetractionIn", "RetractedandRepublishedIn"))
+_NOTICES = frozenset(("RetractionOf", "RetractedandRepublishedFrom"))
+"""What a notice, and an article published anew, is to the article that was taken back. Partial retractions are errata:
+most of the article stands."""
 _MONTH_NAMES = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _MONTHS = {name: number for number, name in enumerate(_MONTH_NAMES, 1)}
 _BRACKETED = re.compile(r"\[(.*)\](\.?)", re.DOTALL)
@@ -32,18 +35,26 @@ Children = dict[str, etree._Element]
 """The first child of each tag."""
 
 
-def read(file: InputFile) -> Iterator[Document | Drop | Deletion]:
-    """Documents of one MEDLINE file in its order; a citation without abstract is a Drop; `DeleteCitation` gives
-    Deletions."""
+def read(file: InputFile) -> Iterator[Item]:
+    """Documents of one MEDLINE file in its order; a citation without abstract is a Drop, and so is a record that is not
+    well-formed XML; `DeleteCitation` gives Deletions, a notice of retraction Retractions."""
     unknown: Counter[str] = Counter()
     for element in iterate(file.stream, file.name, unknown):
-        if element.tag == "DeleteCitation":
+        if isinstance(element, Malformed):
+            # About no citation: even the number in it may be another's, and an earlier version that was whole should
+            # not go for a revision that nobody can read.
+            yield Drop("bad-record", f"{file.name}: {element.place}: not well-formed XML ({element.reason})")
+        elif element.tag == "DeleteCitation":
             yield from (Deletion(_text(pmid)) for pmid in element.iterfind("PMID"))
         elif element.tag == "PubmedBookArticle":
             pmid = squeeze(element.findtext("BookDocument/PMID") or "")
             yield Drop("book-record", f"{file.name}: {pmid or 'without PMID'}", _about(pmid, file))
         else:
-            yield _document(_children(element), file)
+            record = _children(element)
+            citation = _children(record.get("MedlineCitation"))
+            yield _document(record, citation, file)
+            if "CommentsCorrectionsList" in citation:
+                yield from _retractions(citation, file)
     file.note_entities(unknown)
 
 
@@ -61,8 +72,7 @@ def _text(element: etree._Element | None) -> str:
     return squeeze(element.text or "") if element is not None else ""
 
 
-def _document(record: Children, file: InputFile) -> Document | Drop:
-    citation = _children(record.get("MedlineCitation"))
+def _document(record: Children, citation: Children, file: InputFile) -> Document | Drop:
     article = _children(citation.get("Article"))
     pmid = _text(citation.get("PMID"))
     if not (pmid and article):
@@ -89,7 +99,7 @@ def _document(record: Children, file: InputFile) -> Document | Drop:
         pmid=pmid,
         pmcid=pmcid,
         doi=doi,
-        version=_number(citation["PMID"].get("Version", "")) or 1,
+        version=_version(citation["PMID"]),
     )
     return document if sections else Drop("no-abstract", about=document)
 
@@ -97,6 +107,21 @@ def _document(record: Children, file: InputFile) -> Document | Drop:
 def _about(pmid: str, file: InputFile) -> Document | None:
     """A citation of which only the PMID is known."""
     return Document(f"pmid:{pmid}", file.source, None, "", pmid=pmid) if pmid else None
+
+
+def _retractions(citation: Children, file: InputFile) -> Iterator[Retraction]:
+    """What this citation says of others that were taken back, by PMID; of itself it would say it in another way."""
+    own = _text(citation.get("PMID"))
+    for notice in _each(citation, "CommentsCorrectionsList", "CommentsCorrections"):
+        if notice.get("RefType") not in _NOTICES:
+            continue
+        pmid = notice.find("PMID")
+        number = _text(pmid)
+        if not number:
+            file.notes["retraction notice without PMID"] += 1
+        elif number != own:
+            about = Document(f"pmid:{number}", file.source, None, "", pmid=number, version=_version(pmid))
+            yield Retraction(about)
 
 
 def title_text(element: etree._Element | None) -> str | None:
@@ -202,6 +227,10 @@ def _date(parts: Children) -> str | None:
         return year.group()
     day = _number(_text(parts.get("Day")))
     return f"{year.group()}-{number:02d}" + (f"-{day:02d}" if 1 <= day <= 31 else "")
+
+
+def _version(pmid: etree._Element) -> int:
+    return _number(pmid.get("Version", "")) or 1
 
 
 def _number(text: str) -> int:

@@ -21,6 +21,7 @@ from data.files import DamagedFile, open_input, open_range, walk
 from data.readers import FORMATS
 from data.readers.interface import InputFile
 from data.readers.records import RECORD_LIMIT
+from tests.data.raw_sources import citation, medline
 
 SENTENCE = "Colchicine 500 µg is given twice daily until the pain of the attack has gone (p < 0.05). Case {}."
 
@@ -121,6 +122,20 @@ def test_one_bad_line_is_one_drop(kind, line):
     assert drop.rule == "bad-record"
     assert drop.detail.startswith("a.jsonl@0: ")
     assert "A" in document.text
+
+
+def test_a_malformed_citation_costs_only_itself_and_revises_nothing(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    good = [citation(pmid, SENTENCE.format(pmid)) for pmid in range(1, 5)]
+    (folder / "pubmed24n0001.xml").write_bytes(medline(*good))
+    revision = citation(2, SENTENCE.format("two")).replace("</AbstractText>", "")
+    (folder / "pubmed24n0002.xml").write_bytes(medline(citation(1, SENTENCE.format("one")), revision))
+    code, report, texts = run(tmp_path, f"medline={folder}")
+    assert (code, report["medline"]["damaged"]) == (0, {})
+    assert report["medline"]["dropped"] == {"bad-record": 1, "same-pmid": 1}
+    # what cannot be read takes back nothing: the version before it stays
+    assert sorted(text[-4:-1] for text in texts) == ["e 2", "e 3", "e 4", "one"]
 
 
 def test_nul_escapes_and_stray_nuls_leave_the_text(tmp_path):

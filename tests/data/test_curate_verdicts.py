@@ -48,6 +48,70 @@ def test_a_retraction_reaches_a_paper_whatever_rule_drops_its_citation(tmp_path)
     assert report(tmp_path / "licensed")["jats"]["dropped"] == {"retracted-elsewhere": 1}
 
 
+def retraction_notice(path, link):
+    """A JATS notice whose own text is long enough to be kept."""
+    text = article("77", f"{LONG} The editors take the article back.").decode()
+    text = text.replace("<article>", '<article article-type="retraction" xmlns:xlink="http://www.w3.org/1999/xlink">')
+    related = f'<related-article related-article-type="retracted-article" {link}/>'
+    path.write_text(text.replace("</article-meta>", f"{related}</article-meta>"))
+
+
+@pytest.mark.parametrize(
+    "link", ['ext-link-type="doi" xlink:href="https://doi.org/10.1/A"', 'ext-link-type="pmid" xlink:href="7"']
+)
+@pytest.mark.parametrize("name", ["0.nxml", "z.nxml"])
+def test_a_retraction_notice_reaches_the_original_in_every_source_and_file(tmp_path, link, name):
+    folder = tmp_path / "papers"
+    folder.mkdir()
+    paper(folder / "a.nxml", "7", doi="10.1/a")
+    paper(folder / "b.nxml", "9", doi="10.1/b")
+    retraction_notice(folder / name, link)  # before or behind it
+    (tmp_path / "m.xml").write_bytes(medline(citation(7, LONG + "Abstract."), citation(8, LONG)))
+    paper(tmp_path / "c.nxml", doi="10.1/a")
+    sources = (f"medline={tmp_path}/m.xml", f"jats={folder}", f"jats:others={tmp_path}/c.nxml")
+    assert run(tmp_path / "out", *sources) == 0
+    dropped = {name: counts["dropped"] for name, counts in report(tmp_path / "out").items()}
+    by_doi = "doi" in link
+    assert dropped["jats"] == {"non-article": 1, "retracted-elsewhere": 1}
+    assert dropped["others"] == ({"retracted-elsewhere": 1} if by_doi else {})
+    assert dropped["medline"] == ({} if by_doi else {"retracted-elsewhere": 1})
+    run(tmp_path / "all", *sources, filter=("retracted=off",))
+    assert "retracted-elsewhere" not in report(tmp_path / "all")["jats"]["dropped"]
+
+
+def linked(pmid, kind, other, text=LONG):
+    notice = f'<CommentsCorrections RefType="{kind}"><PMID Version="1">{other}</PMID></CommentsCorrections>'
+    notices = f"<CommentsCorrectionsList>{notice}</CommentsCorrectionsList></MedlineCitation>"
+    return citation(pmid, text).replace("</MedlineCitation>", notices)
+
+
+@pytest.mark.parametrize("kind", ["RetractionOf", "RetractedandRepublishedFrom", "PartialRetractionOf"])
+def test_a_citation_takes_back_another(tmp_path, kind):
+    paper(tmp_path / "a.nxml", "7")
+    (tmp_path / "pubmed24n0001.xml").write_bytes(medline(citation(7, LONG + "Seven."), citation(8, LONG)))
+    (tmp_path / "pubmed24n0002.xml").write_bytes(
+        medline(citation(9, LONG + "Nine."), linked(10, kind, 9, LONG + "Ten."))
+    )
+    (tmp_path / "pubmed24n0003.xml").write_bytes(medline(linked(11, kind, 7, LONG + "Eleven.")))
+    run(
+        tmp_path / "out",
+        f"jats={tmp_path}/a.nxml",
+        *(f"medline:m{n}={tmp_path}/pubmed24n000{n}.xml" for n in (3, 2, 1)),
+    )
+    gone = {"retracted-elsewhere": 1} if kind != "PartialRetractionOf" else {}
+    dropped = {name: counts["dropped"] for name, counts in report(tmp_path / "out").items()}
+    assert dropped == {"jats": gone, "m3": {}, "m2": gone, "m1": gone or {"same-pmid": 1}}
+
+
+def test_a_later_record_of_the_same_releases_undoes_a_notice(tmp_path):
+    for number, citations in enumerate(([citation(7, LONG + "Old.")], [linked(11, "RetractionOf", 7, LONG + "Eleven.")],
+                                        [citation(7, LONG + "New.")]), 1):  # fmt: skip
+        (tmp_path / f"pubmed24n000{number}.xml").write_bytes(medline(*citations))
+    run(tmp_path / "out", f"medline={tmp_path}")
+    assert [document["text"].split()[-1] for document in documents(tmp_path / "out", "medline")] == ["Eleven.", "New."]
+    assert report(tmp_path / "out")["medline"]["dropped"] == {"retracted-elsewhere": 1}
+
+
 def test_a_benchmark_article_reaches_a_paper_by_doi_though_its_citation_has_no_abstract(assets, tmp_path):
     pmid = next(iter(json.loads((assets / "eval" / "pubmedqa" / "test_ground_truth.json").read_text())))
     (tmp_path / "m.xml").write_bytes(medline(without_abstract(pmid, doi="10.1/a"), citation(8, LONG)))

@@ -86,8 +86,84 @@ RELATED = '<related-article related-article-type="{}" xlink:href="10.1/y"/>'
     ],
 )
 def test_publication_types(source, types):
-    (document,) = documents(source)
+    document = documents(source)[0]
     assert document.types == types
+
+
+def related(content="", **attributes):
+    given = {
+        "related-article-type": "retracted-article",
+        **{name.replace("_", "-"): text for name, text in attributes.items()},
+    }
+    values = "".join(f' {"xlink:href" if name == "href" else name}="{text}"' for name, text in given.items())
+    return f"<related-article{values}>{content}</related-article>"
+
+
+DOI = {"doi": "10.1371/journal.pone.0000217"}
+
+
+@pytest.mark.parametrize(
+    ("element", "named"),
+    [
+        (related(ext_link_type="doi", href=DOI["doi"]), DOI),
+        (related(href=DOI["doi"]), DOI),
+        (related(ext_link_type="doi", href=f"doi: {DOI['doi']}"), DOI),
+        (related(ext_link_type="uri", href=f"https://doi.org/{DOI['doi']}"), DOI),
+        (related(ext_link_type="doi", href=f"http://dx.doi.org/{DOI['doi']}"), DOI),
+        (related(ext_link_type="doi", href=f"info:doi/{DOI['doi']}"), DOI),
+        (related(f"{DOI['doi']}.", journal_id="pone", vol="1", page="e1"), DOI),
+        (related(f"<pub-id pub-id-type='doi'>{DOI['doi']}</pub-id><pub-id pub-id-type='pmid'>17</pub-id>"), {"pmid": "17", **DOI}),
+        (related(f"<ext-link ext-link-type='doi' xlink:href='{DOI['doi']}'>the article</ext-link>"), DOI),
+        (related(ext_link_type="doi", href="10.1000.10/123"), {"doi": "10.1000.10/123"}),
+        (related(ext_link_type="pmid", href="17299597"), {"pmid": "17299597"}),
+        (related(ext_link_type="pubmed", href="17299597"), {"pmid": "17299597"}),
+        (related(ext_link_type="uri", href="https://pubmed.ncbi.nlm.nih.gov/17299597/"), {"pmid": "17299597"}),
+        (related(ext_link_type="uri", href="http://www.ncbi.nlm.nih.gov/pubmed/17299597"), {"pmid": "17299597"}),
+        (related(ext_link_type="pmcid", href="PMC1790863"), {"pmcid": "PMC1790863"}),
+        (related(ext_link_type="pmc", href="1790863"), {"pmcid": "PMC1790863"}),
+        (related(ext_link_type="uri", href="https://pmc.ncbi.nlm.nih.gov/articles/PMC1790863/"), {"pmcid": "PMC1790863"}),
+        (related(ext_link_type="uri", href="https://www.ncbi.nlm.nih.gov/pmc/articles/pmc1790863"), {"pmcid": "PMC1790863"}),
+    ],
+)  # fmt: skip
+def test_a_retraction_names_what_it_takes_back(element, named):
+    notice, retraction = documents(article("retraction", meta=element))
+    about = retraction.about
+    assert {name: getattr(about, name) for name in ("pmid", "pmcid", "doi") if getattr(about, name)} == named
+    assert "Retraction of Publication" in notice.types
+
+
+def test_a_notice_may_take_back_several_articles():
+    found = documents(article("retraction", meta="".join(related(href=f"10.1/{number}") for number in range(3))))
+    assert [item.about.doi for item in found[1:]] == ["10.1/0", "10.1/1", "10.1/2"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "element"),
+    [
+        ("partial-retraction", related(href="10.1/x")),
+        ("retraction", related(href="10.1/x").replace("retracted-article", "partial-retraction")),
+        ("expression-of-concern", related(href="10.1/x")),
+        ("correction", related(href="10.1/x").replace("retracted-article", "corrected-article")),
+        ("research-article", related(href="10.1/x").replace("retracted-article", "retraction-forward")),
+        ("retraction", ""),
+    ],
+)
+def test_other_notices_take_nothing_back(kind, element):
+    assert len(documents(article(kind, meta=element))) == 1
+
+
+@pytest.mark.parametrize(
+    "element",
+    [
+        related(ext_link_type="pmc", journal_id="BMJ", journal_id_type="nlm-ta", vol="1", page="17"),
+        related("Smith et al.", href="https://journal.org/view/17"),
+        related(href="17"),
+    ],
+)
+def test_a_notice_that_names_no_identifier_is_counted(element):
+    file = InputFile(io.BytesIO(article("retraction", meta=element).encode()), "a.xml", "jats")
+    assert len(list(read(file))) == 1
+    assert file.notes == {"retraction notice that names no PMID, PMCID or DOI": 1}
 
 
 def test_every_article_of_a_set_is_read():

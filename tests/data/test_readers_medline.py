@@ -157,7 +157,7 @@ def test_a_further_abstract_that_repeats_the_first_is_counted():
 
 
 def notice(kind):
-    return f'<CommentsCorrectionsList><CommentsCorrections RefType="CommentIn"/><CommentsCorrections RefType="{kind}"><PMID>9</PMID></CommentsCorrections></CommentsCorrectionsList>'
+    return f'<CommentsCorrectionsList><CommentsCorrections RefType="CommentIn"><PMID>8</PMID></CommentsCorrections><CommentsCorrections RefType="{kind}"><PMID Version="2">9</PMID></CommentsCorrections></CommentsCorrectionsList>'
 
 
 @pytest.mark.parametrize("kind", ["RetractionIn", "RetractedandRepublishedIn"])
@@ -171,10 +171,25 @@ def test_what_was_retracted_has_the_type_once(kind):
         assert document.types == ["Journal Article", "Retracted Publication"]
 
 
-@pytest.mark.parametrize("kind", ["RetractionOf", "ErratumIn", "PartialRetractionIn"])
+@pytest.mark.parametrize("kind", ["CommentOn", "ErratumIn", "ErratumFor", "PartialRetractionIn", "PartialRetractionOf"])
 def test_other_notices_are_no_retractions(kind):
     (document,) = read_all(citation(more=notice(kind)))
     assert document.types == ["Journal Article"]
+
+
+@pytest.mark.parametrize("kind", ["RetractionOf", "RetractedandRepublishedFrom"])
+@pytest.mark.parametrize("abstract", ["", "<AbstractText>Text.</AbstractText>"])
+def test_a_notice_takes_back_what_it_names(kind, abstract):
+    item, retraction = read_all(citation(more=notice(kind), abstract=abstract))
+    assert (item if abstract else item.about).types == ["Journal Article"]
+    assert (retraction.about.pmid, retraction.about.version) == ("9", 2)
+    assert len(read_all(citation("9", more=notice(kind)))) == 1  # itself
+
+
+def test_a_notice_without_pmid_is_counted():
+    more = notice("RetractionOf").replace('<PMID Version="2">9</PMID>', "<RefSource>Gut. 1999;1:1</RefSource>")
+    items, notes = read_with(("en",), citation(more=more))
+    assert (len(items), notes) == (1, {"retraction notice without PMID": 1})
 
 
 def test_every_drop_of_a_citation_names_its_pmid():

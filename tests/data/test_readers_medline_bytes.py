@@ -1,6 +1,8 @@
-"""Cutting MEDLINE as bytes must give what parsing the whole file gives, whatever the file and wherever a read ends."""
+"""Cutting MEDLINE as bytes must give what parsing the whole file gives, whatever the file and wherever a read ends; but
+a malformed record costs only itself."""
 
 import io
+import itertools
 import re
 import tracemalloc
 from collections import Counter
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from data import xml
 from data.files import DamagedFile, open_input
 from data.readers import medline, medline_bytes
-from data.readers.interface import InputFile
+from data.readers.interface import Drop, InputFile
 
 
 class Pieces(io.RawIOBase):
@@ -44,12 +46,21 @@ def outcome(stream, iterate, monkeypatch):
     return items, "whole", file.notes
 
 
+def malformed(items):
+    """What the drops of malformed records say."""
+    return [item.detail for item in items if isinstance(item, Drop) and "not well-formed" in (item.detail or "")]
+
+
 def both(data, monkeypatch, size=1 << 20):
-    """The outcome of cutting, which must be that of parsing; how far a damaged file is read depends on the reads."""
+    """The outcome of cutting, which must be that of parsing; how far a damaged file is read depends on the reads. Only
+    in a file that parsing refuses, records may be passed over."""
     items, end, notes = outcome(Pieces(data, size), medline_bytes.iterate, monkeypatch)
     expected_items, expected_end, expected_notes = outcome(io.BytesIO(data), plain, monkeypatch)
-    assert end == expected_end
-    if end == "whole":
+    if malformed(items):
+        assert expected_end != "whole"
+    else:
+        assert end == expected_end
+    if expected_end == "whole":
         assert (items, notes) == (expected_items, expected_notes)
     return items, end, notes
 
@@ -128,6 +139,8 @@ def test_ordinary_records_are_cut_and_read_the_same(records, monkeypatch):
         [record(1, text="<![CDATA[<AuthorList>]]> kept <![CDATA[</AuthorList>]]>")],
         [record(1, text=f"<i>{record(2)}</i>")],
         [record(1).replace("</PubmedArticle>", "</PubmedArticle >"), record(2)],
+        [record(1), '<PubmedArticle a="b"/>', record(3), record(4)],
+        [record(1, text="&foo;<i><PubmedArticle>&foo;</PubmedArticle></i>"), record(2)],
         [" " * 5000, record(1)],
     ],
 )
@@ -160,14 +173,17 @@ def test_other_files_that_are_whole(data, size, monkeypatch):
     [
         article_set(record(1), record(2), end=""),
         article_set(record(1), record(2))[:-300],
-        article_set(record(1), record(2).replace("</Article>", "</Artcle>"), record(3)),
-        article_set(record(1), record(2, text="R&D"), record(3)),
-        article_set(record(1), record(2, after="<AuthorList>")),
-        article_set(record(1), record(2, after=AUTHORS.replace("</AuthorList>", "")), record(3, after=AUTHORS)),
+        article_set(record(1), record(2, text="R&D"), record(3))[:-9],
+        article_set(record(1), record(2, text="a</PubmedArticle>b"), record(3)),
+        article_set(record(1), record(2, text="R&D"), "<Other/>", record(3)),
+        article_set(record(1), record(2, text="R&D"), "text", record(3)),
+        article_set(record(1), record(2, text="R&D <!-- <b> -->"), record(3)),
+        article_set(record(1), "<!-- <b> -->", record(2, text="R&D"), record(3)),
+        article_set(record(1), record(2).removesuffix("</PubmedArticle>"), "<PubmedArticle/>", record(3)),
+        article_set(record(1), record(2, text="<!-- ").removesuffix("</PubmedArticle>"), record(3)),
         article_set(record(1), "text & more", record(2)),
         article_set(record(1), end="</PubmedArticleSet>junk"),
         article_set(record(1), end="</PubmedArticleSe>"),
-        article_set(record(1), record(2, text="<m:math>x</m:math>")),
         article_set(record(1), prolog='<!DOCTYPE S [<!ENTITY a "b">]>'),
         article_set(record(1), record(2, after=AUTHORS)).replace("ø".encode(), b"\xf8"),
         article_set(record(1), record(2)) + b"\xc3",
@@ -178,6 +194,63 @@ def test_other_files_that_are_whole(data, size, monkeypatch):
 @pytest.mark.parametrize("size", [7, 1 << 20])
 def test_damaged_files_are_refused_the_same(data, size, monkeypatch):
     assert "a.xml: " in both(data, monkeypatch, size)[1]
+
+
+MISMATCH = "Opening and ending tag mismatch: "
+NO_END = "its end tag is missing"
+
+
+def without_end(*arguments, **more):
+    return record(*arguments, **more).removesuffix("</PubmedArticle>")
+
+
+@pytest.mark.parametrize(
+    ("records", "pmids", "found"),
+    [
+        ([record(1), record(2).replace("</Article>", "</Artcle>"), record(3)], "13", {"PMID 2": MISMATCH + "Article and Artcle"}),
+        ([record(1), record(2, text="R&D"), record(3, after=AUTHORS)], "13", {"PMID 2": "EntityRef: expecting ';'"}),
+        ([record(1, text="5 \x01 g"), record(2)], "2", {"PMID 1": "PCDATA invalid Char value 1"}),
+        ([record(1), record(2, after="<AuthorList>")], "1", {"PMID 2": MISMATCH + "AuthorList and Article"}),
+        ([record(1), record(2, text="<m:math>x</m:math>"), record(3)], "13", {"PMID 2": "Namespace prefix m on math is not defined"}),
+        ([record(1), record(2).replace("<PMID", "<PMI"), record(3)], "13", {"line 5": MISMATCH + "PMI and PMID"}),
+        ([record(1), record(2).replace("<PMID", "<PMI"), record(3, text="&foo;")], "13", {"line 5": MISMATCH + "PMI and PMID"}),
+        ([record(1), without_end(2), record(3)], "13", {"PMID 2": NO_END}),
+        ([record(1), without_end(2), without_end(3), record(4)], "14", {"PMID 2": NO_END, "PMID 3": NO_END}),
+        ([record(1), without_end(2), "<DeleteCitation><PMID>1</PMID></DeleteCitation>"], "11", {"PMID 2": NO_END}),
+        ([record(1), without_end(2)], "1", {"PMID 2": NO_END}),
+        ([record(1), without_end(2), record(3, text="R&D")], "1", {"PMID 2": NO_END, "PMID 3": "EntityRef: expecting ';'"}),
+        (["<DeleteCitation><PMID>1</PMID><PMID></DeleteCitation>", record(2)], "2", {"line 2": MISMATCH + "PMID and DeleteCitation"}),
+        ([record(1), record(2, text="R&D"), record(3, text="x <!-- <b> -->")], "13", {"PMID 2": "EntityRef: expecting ';'"}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("size", [7, 1 << 20])
+def test_a_malformed_record_costs_only_itself(records, pmids, found, size, monkeypatch):
+    items, end, _ = both(article_set(*records), monkeypatch, size)
+    assert end == "whole"
+    assert "".join(item.pmid for item in items if not isinstance(item, Drop)) == pmids
+    assert malformed(items) == [f"a.xml: {place}: not well-formed XML ({reason})" for place, reason in found.items()]
+    drops = [(item.rule, item.about) for item in items if isinstance(item, Drop)]
+    assert drops == [("bad-record", None)] * len(found)  # what it says of others with its PMID is unknown
+
+
+def test_unknown_entities_of_a_malformed_record_are_not_counted(monkeypatch):
+    notes = both(article_set(record(1, text="&foo; R&D"), record(2, text="&bar;")), monkeypatch)[2]
+    assert notes == {"unknown entity &bar; kept as text": 1}
+
+
+def test_too_many_malformed_records_are_a_damaged_file(monkeypatch):
+    def end(*counts):
+        texts = itertools.chain.from_iterable(
+            [text] * count for text, count in zip(itertools.cycle(("R&D", "x")), counts)
+        )
+        return outcome(
+            io.BytesIO(article_set(*(record(1, text) for text in texts))), medline_bytes.iterate, monkeypatch
+        )[1]
+
+    few, share = medline_bytes.MALFORMED_LIMIT, medline_bytes.MALFORMED_SHARE
+    assert end(few, 2) == "whole"
+    assert end(few, 200, 1) == "a.xml: 101 of its first 301 records are not well-formed XML"
+    assert end(few, int(few / share), 1) == "whole"
 
 
 def test_the_line_of_a_fault_is_the_files(monkeypatch):
@@ -192,18 +265,25 @@ parts = st.sampled_from(
      "<![CDATA[</PubmedArticle>]]>", "<!-- <AuthorList> -->", "<AuthorList>", "</AuthorList>", "<sup>2</sup>", "&", "<", "</PubmedArticle>"]
 )  # fmt: skip
 texts = parts.filter(lambda part: part not in (AUTHORS, REFERENCES))  # blocks do not stand in running text
+made = (st.integers(1, 9), texts, parts, parts, parts)
 records = st.one_of(
-    st.builds(record, st.integers(1, 9), texts, parts, parts, parts),
+    st.builds(record, *made),
+    st.builds(without_end, *made),
     st.sampled_from(["<DeleteCitation><PMID>1</PMID></DeleteCitation>", "<PubmedBookArticle/>", "<!-- x -->", "\n"]),
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(records, max_size=4), st.integers(1, 400), st.integers(0, 40))
 def test_any_file_cut_anywhere_reads_the_same(chosen, size, missing):
     data = article_set(*chosen)
     with pytest.MonkeyPatch.context() as monkeypatch:
-        both(data[: len(data) - missing if missing > 30 else None], monkeypatch, size)
+        items, end, _ = both(data[: len(data) - missing if missing > 30 else None], monkeypatch, size)
+        if end == "whole":
+            alone = [outcome(io.BytesIO(article_set(item)), plain, monkeypatch)[:2] for item in chosen]
+            expected = [item for found, end in alone if end == "whole" for item in found]
+            assert [item for item in items if not malformed([item])] == expected
+            assert len(malformed(items)) == sum(end != "whole" for _, end in alone)
 
 
 def test_memory_does_not_grow_with_the_file():
