@@ -5,6 +5,7 @@ numbers and gene names. These thresholds stand beyond what genuine texts showed:
 articles, 541 guideline pages, 106 Wikipedia and 122 WikiText articles. "Genuine" below means these.
 """
 
+import functools
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -60,8 +61,13 @@ class _Candidate:
     filters: "Filters"
 
 
+@functools.lru_cache(1024)
+def _type_name(kind: str) -> str:
+    return kind.lower().replace(" ", "-")
+
+
 def _types(document: Document) -> set[str]:
-    return {kind.lower().replace(" ", "-") for kind in document.types or ()}
+    return set(map(_type_name, document.types or ()))
 
 
 def _says_retracted(document: Document) -> bool:

@@ -105,7 +105,7 @@ def duplicate_line_share(counts: Counts) -> float:
 
 def contents_line_share(counts: Counts) -> float:
     """Lines that end in a page number among all; of fewer than five lines 0."""
-    lines = _lines(counts.text)
+    lines = _lines(counts.text) if counts.text.count("\n") >= 4 else []
     if len(lines) < 5:
         return 0.0
     return sum(line[-1].isdecimal() and _CONTENTS_LINE.fullmatch(line) is not None for line in lines) / len(lines)
