@@ -25,9 +25,10 @@ from data.clean import clean_text
 from data.documents import Document, read_documents
 from data.files import open_input
 from data.minhash import Bands
+from data.read_pass import BATCH_RECORDS
 from data.readers.interface import InputFile
 from data.readers.medline import read
-from data.words import fold, phrase_hashes, phrases, split_words, word_hashes
+from data.words import Words, fold, phrases, split_words
 from tests.data.test_near_duplicates import variants
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -68,8 +69,10 @@ def texts() -> list[str]:
 def band_keys(documents: list[list[str]]) -> int:
     """How many band keys our side makes of the words of documents."""
     bands = Bands(seed=0)
-    for position, words in enumerate(documents):
-        bands.add(phrase_hashes(word_hashes(words)), position)
+    for start in range(0, len(documents), BATCH_RECORDS):
+        words = Words([" ".join(document) for document in documents[start : start + BATCH_RECORDS]])
+        for number in range(len(words)):
+            bands.add(words.phrases(number), start + number)
     return len(bands.array())
 
 
