@@ -48,8 +48,6 @@ _SYMBOLS = b"#$&*+<=>@[\\]^_`{|}~\xc2\xee\xef\xf0\xf1\xf2\xf3\xf4"
 _LETTER, _CONSONANT, _DIGIT, _SIGN, _BLANK = 1, 2, 4, 8, 16
 _TABLE_SHIFT = np.int64(46)
 """Here no two words that are looked for share sixteen bits."""
-
-
 _CLASSES = bytes(
     sum(
         kind
@@ -73,9 +71,9 @@ class Counts:
 
     `words`; `different` ones; occurrences of the `most_frequent` one; `characters` of all words, and those in
     `overlong` ones; words that are a `single_letter`; words in ENGLISH_WORDS (`function_words`); `misread` function
-    words; different `web_words`; different words that are `broken`; `signs` between two letters; `long_numbers`
-    of four digits and more; `phrases`, and those
-    that stood before (`repeated_phrases`); `visible` characters, `letters` among them, and `plain` ones (no symbols).
+    words; different `web_words`; different words that are `broken`; `signs` between two letters; `long_numbers` of four
+    digits and more; `phrases`, and those that stood before (`repeated_phrases`); `visible` characters, `letters` among
+    them, and `plain` ones (no symbols). `hashes` are those of the words, int64 [words].
     """
 
     text: str
@@ -172,7 +170,7 @@ def _different(words: Words) -> tuple[list[int], list[int]]:
 
 
 def _phrases(words: Words) -> tuple[list[int], list[int]]:
-    """Of each text, how many phrases of whole length there are, and how many of them stood before."""
+    """Of each text, how many phrases there are, and how many of them stood before."""
     of_text = [words.phrases(text) for text in range(len(words))]
     counts = list(map(len, of_text))
     texts = np.repeat(np.arange(len(words), dtype=np.uint64), counts)

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
+import xxhash
 
 PHRASE = 5
 """Words of a phrase."""
@@ -18,6 +19,8 @@ _SIGNS_TO_BLANKS = bytes(
 )
 _CHUNK = 8
 """Bytes of a word that are hashed at once."""
+_CHUNKS = 6
+"""Longer words are hashed one by one: prose has none, but a text may be a single word."""
 _FIRST_BYTES = np.array([(1 << 8 * count) - 1 for count in range(_CHUNK + 1)], np.uint64)
 _MIXER = np.uint64(0xFF51AFD7ED558CCD)
 _HALF = np.uint64(32)
@@ -103,10 +106,11 @@ def _hashes(spaced: bytes, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     chunks = np.ndarray((len(spaced) - _CHUNK + 1,), "<u8", spaced, strides=(1,))  # one begins at every byte
     hashes = _mixed(_chunk(chunks, starts, ends))
     longer = np.flatnonzero(ends - starts > _CHUNK)
-    while len(longer):
-        starts = starts + _CHUNK
-        hashes[longer] = _mixed(hashes[longer] ^ _chunk(chunks, starts[longer], ends[longer]))
-        longer = longer[ends[longer] - starts[longer] > _CHUNK]
+    for done in range(_CHUNK, _CHUNKS * _CHUNK, _CHUNK):
+        hashes[longer] = _mixed(hashes[longer] ^ _chunk(chunks, starts[longer] + done, ends[longer]))
+        longer = longer[ends[longer] - starts[longer] > done + _CHUNK]
+    for word in longer.tolist():
+        hashes[word] = xxhash.xxh3_64_intdigest(spaced[starts[word] : ends[word]])
     return hashes.view(np.int64)
 
 
