@@ -18,7 +18,7 @@ import orjson
 from data.tokenizer import Encoded, SentencePieceTokenizer, Tokenizer
 from data.tokenizer_export import BYTE, NORMAL, USER_DEFINED
 
-CACHED_CHARACTERS = 1 << 26
+CACHED_CHARACTERS = 1 << 25
 """Text after which gigatoken is made anew, in a tenth of a second: it keeps every word it has seen, some 80 bytes each,
 and would grow with the corpus."""
 
