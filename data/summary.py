@@ -107,10 +107,6 @@ class Summary:
         return cls(**values)
 
 
-MOST_NAMES = 1000
-OTHER = "other"
-
-
 def place(values: list[str], value: str) -> int:
     """The index of `value` in a short list that grows: names instead of strings in a table's rows. What comes after
     MOST_NAMES others is OTHER."""
