@@ -49,7 +49,7 @@ _DOI_ADDRESS = re.compile(r"^(?:https?://)?(?:dx\.)?doi\.org/|^doi:\s*", re.IGNO
 
 
 def normalised(folded: str) -> bytes:
-    """What two copies of a text share: of a folded text, every sign and digit without white space."""
+    """What two copies of a text share: of a folded text, every sign and digit without (ASCII's) white space."""
     return folded.encode().translate(None, string.whitespace.encode())
 
 

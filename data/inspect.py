@@ -74,6 +74,9 @@ def run(settings: Settings) -> int:
 def token_rows(paths: Sequence[Path], *, verify: bool = False) -> list[Row]:
     """A row per source and split that has documents; with `verify`, after hashing every file of the shards."""
     sources = [source for path in paths for source in open_sources(path)]
+    without_hashes = [source.folder for source in sources if source.tokenizer_path is None]
+    if verify and without_hashes:
+        raise ValueError(f"{without_hashes[0]}: --verify is for token shards; a Megatron pair has no hashes")
     for folder in dict.fromkeys(source.folder for source in sources if source.tokenizer_path) if verify else ():
         shards = Shards(folder)
         shards.verify()

@@ -49,6 +49,34 @@ def test_counts_and_documents(raw, tmp_path, capsys):
     assert "| medline | medline | 43 | 5 | 38 |" in (out / "report.md").read_text()
 
 
+def test_a_batch_changes_nothing(raw, tmp_path, monkeypatch):
+    """How many documents are taken at once; the near-duplicates, and the documents with a question, are not the first
+    of theirs."""
+    lines = [{"id": str(n), "text": f"Patient {n} had " + " ".join(f"w{n}x{k}" for k in range(60))} for n in range(150)]
+    lines[100]["text"] = lines[40]["text"] + " once more"
+    lines[77]["text"] += " which drug is given first in acute gout of the adult"
+    (tmp_path / "one.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    question = {
+        "question": "Which drug is given first in acute gout of the adult?",
+        "options": {"A": "x", "B": "y"},
+        "answer": "A",
+    }
+    (tmp_path / "mcq.jsonl").write_text(json.dumps(question) + "\n")
+    given = {
+        "source": (f"medline={raw}/medline", f"jsonl={tmp_path}/one.jsonl"),
+        "benchmark": (f"mcq={tmp_path}/mcq.jsonl",),
+        "near_duplicates": 0.7,
+    }
+    results = []
+    for records in (64, 1, 7):
+        monkeypatch.setattr(read_pass, "BATCH_RECORDS", records)
+        assert curate.run(settings(raw, tmp_path / f"out{records}", **given)) == 0
+        results.append(contents(tmp_path / f"out{records}"))
+        dropped = report(tmp_path / f"out{records}")["jsonl"]["dropped"]
+        assert dropped == {"benchmark-question": 1, "near-duplicate": 1}
+    assert results[0] == results[1] == results[2]
+
+
 def test_the_same_bytes_for_any_number_of_workers(raw, tmp_path, monkeypatch):
     monkeypatch.setattr(units, "RANGE_BYTES", 4096)  # several byte ranges of the one small jsonl
     results = []

@@ -30,8 +30,11 @@ QUESTIONS = Questions(
 
 def examine(text, questions=QUESTIONS, overlap=None, **fields):
     document = Document(id="x", source="s", title=None, text=text, **fields)
-    words = Words([fold(text)])
-    return questions.examine(document, words.of(0), *questions.find(words), overlap)
+    # Between others, as in a batch; with them it would go on to be any of the questions here.
+    words = Words(
+        ["which drug is given first in acute gout adults", fold(text), "given first in acute gout adults 500 µg"]
+    )
+    return questions.examine(document, words.of(1), questions.find(words)[1], overlap)
 
 
 @pytest.mark.parametrize(
@@ -249,6 +252,37 @@ def test_a_dropped_document_leaves_nothing_in_common():
     overlap = questions.new_overlap()
     assert examine(" ".join(VIGNETTE), questions, overlap).question == "b:0"
     assert not overlap.run.any() and overlap.to_json()["found"] == []
+
+
+def test_texts_of_a_batch_are_looked_through_each_for_itself():
+    questions = as_questions([list("abcdefgh")])
+    texts = ["x y z a b c d e", "f g h q r s", "", "b", "c d e f g h"]
+    words = Words(texts)
+    found = questions.find(words)
+    assert [grams.at.tolist() for grams in found] == [[3, 4], [], [], [], [0, 1, 2]]
+    for number, text in enumerate(texts):
+        overlap = questions.new_overlap()
+        assert questions.examine(Document("x", "s", None, text), words.of(number), found[number], overlap) is None
+        assert not overlap.run.any()
+
+
+def test_a_short_run_of_a_long_question_is_accounted_for():
+    """Too few 4-grams for the question itself, enough for a run in common."""
+    questions = as_questions([[f"w{n}" for n in range(120)]])
+    overlap = questions.new_overlap()
+    assert examine(" ".join(f"w{n}" for n in range(8)), questions, overlap) is None
+    assert overlap.run.tolist() == [8]
+
+
+def test_a_question_across_the_blocks_of_a_long_text_is_found(monkeypatch):
+    monkeypatch.setattr(decontaminate, "_BLOCK", 16)
+    questions = as_questions([[f"w{n}" for n in range(10)], [f"u{n}" for n in range(20)]])
+    for before in range(60):
+        text = " ".join(
+            [*(f"x{n}" for n in range(before)), *(f"w{n}" for n in range(10)), *(f"y{n}" for n in range(40))]
+        )
+        found = examine(text, questions)
+        assert found is not None and found.question == "b:0", before
 
 
 # ---- real benchmarks -------------------------------------------------------------------------------------------------

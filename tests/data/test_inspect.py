@@ -125,3 +125,9 @@ def test_what_is_given_twice_or_not_there_is_named(shards, tmp_path):
         run(Settings(data=(str(shards), str(shards / "drugs"))))
     with pytest.raises(ValueError, match="nowhere: no such folder of token shards"):
         run(Settings(data=(str(tmp_path / "nowhere"),)))
+
+
+def test_verify_is_no_promise_about_megatron_pairs(shards, tmp_path):
+    write_megatron(tmp_path / "replay", [[1, 2], [3]])
+    with pytest.raises(ValueError, match="replay: --verify is for token shards; a Megatron pair has no hashes"):
+        run(Settings(data=(str(shards), str(tmp_path / "replay.bin")), verify=True))

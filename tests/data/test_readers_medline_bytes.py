@@ -318,3 +318,14 @@ def test_real_file(assets, monkeypatch):
     assert outcomes[0] == outcomes[1]
     assert outcomes[0][1] == "whole"
     assert len(records) == 4001 and records[-1] is None
+
+
+def test_what_hides_mark_up_is_seen_in_every_chunk(monkeypatch):
+    """Behind the first bytes read, in a record whose blocks would be cut out of a CDATA section."""
+    hidden = "<![CDATA[see <AuthorList>]]> 5 mg <![CDATA[and </AuthorList>]]> daily"
+    data = article_set(*(record(number) for number in range(1, 200)), record(200, hidden))
+    for size in (500, 4096):
+        items, end, _ = both(data, monkeypatch, size)
+        assert (end, len(items)) == ("whole", 200)
+        assert "see <AuthorList> 5 mg and </AuthorList> daily" in items[-1].text
+        assert 150 < fast(data, size) < 200

@@ -54,7 +54,7 @@ def test_a_hash_hangs_on_every_byte_and_on_nothing_else():
     long = "n" * 91
     others = [long[:place] + "m" + long[place + 1 :] for place in range(91)] + [long[:count] for count in range(1, 91)]
     assert len(set(word_hashes([long, *others]).tolist())) == len(others) + 1
-    assert len(word_hashes(["n" * 10_000_000])) == 1  # in no time
+    assert len(word_hashes(["n" * 10_000_000])) == 1
     assert word_hashes(["fever", long]).tolist() == word_hashes([long, "fever"]).tolist()[::-1]
 
 

@@ -102,7 +102,8 @@ def test_any_length_and_ranges(n, cuts):
             run(tensors, scalars, ranges, BETA1, BETA2, EPS)
             results.append(tensors)
     for twin, ours in zip(*results, strict=True):
-        torch.testing.assert_close(ours, twin, rtol=1e-2 if ours.dtype == torch.bfloat16 else 1e-6, atol=1e-7)
+        # Weights and steps of up to 4 cancel, each rounded to 2.4e-7.
+        torch.testing.assert_close(ours, twin, rtol=1e-2 if ours.dtype == torch.bfloat16 else 1e-6, atol=1e-6)
     assert torch.equal(results[1][4], results[1][0].bfloat16())
 
 
