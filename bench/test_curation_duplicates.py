@@ -4,9 +4,9 @@ are found.
     MATERIA_PEERS=PYTHON pytest bench/test_curation_duplicates.py -s
 
 For MinHash both sides get the words of real abstracts and end with the keys of their bands: ours hashes words, then
-phrases of five, and has 25 bands of 5 (in the best round all words have been met before, as deep in a corpus); the
-peer hashes phrases of five as it does by default, with as many permutations and with datatrove's 14 bands of 8. The
-other figures come from `python -m data curate` as a user runs it.
+phrases of five, of a batch of texts at once as the pass does, and has 25 bands of 5; the peer hashes phrases of five as
+it does by default, with as many permutations and with datatrove's 14 bands of 8. The other figures come from `python -m
+data curate` as a user runs it.
 """
 
 import json
@@ -28,7 +28,7 @@ from data.minhash import Bands
 from data.read_pass import BATCH_RECORDS
 from data.readers.interface import InputFile
 from data.readers.medline import read
-from data.words import Words, fold, phrases, split_words
+from data.words import PHRASE, Words, fold, split_words
 from tests.data.test_near_duplicates import variants
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -120,7 +120,8 @@ def test_pairs_compared(tmp_path, report):
 
 def similarity(first: str, second: str) -> float:
     """Jaccard similarity of the phrases themselves, without a hash."""
-    one, two = (set(phrases(split_words(fold(text)))) for text in (first, second))
+    words = [split_words(fold(text)) for text in (first, second)]
+    one, two = (set(zip(*(of_text[place:] for place in range(PHRASE)), strict=False)) for of_text in words)
     return len(one & two) / len(one | two)
 
 

@@ -11,7 +11,7 @@ COMMANDS = {
     "demo": "write the demo world: raw sources and benchmark files in their real formats",
     "curate": "raw sources to clean, deduplicated documents",
     "tokenize": "documents to memory-mapped token shards",
-    "inspect": "the table of what is in a folder of documents or shards",
+    "inspect": "the table of what is in a folder of documents, or in what training is given",
 }
 
 

@@ -11,6 +11,7 @@ import unicodedata
 import ftfy
 
 from data.special_tokens import MARK, unmarked
+from data.words import all_but
 
 _SECOND = (
     "\u0080-\u00bf\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u0192\u02c6\u02dc\u2013\u2014\u2018-\u201e\u2020-\u2022"
@@ -57,13 +58,8 @@ def _replacement(found: re.Match[str]) -> str:
     return _CHARACTERS[ord(found.group())] or ""
 
 
-def _not_plain(text: str) -> str:
-    """The characters that may need repair, in order: few, so that they are searched instead of the text."""
-    return text.encode("utf-8", "surrogatepass").translate(None, _PLAIN).decode("utf-8", "surrogatepass")
-
-
 def _repaired(text: str) -> str:
-    signs = _not_plain(text)
+    signs = all_but(_PLAIN, text)
     if signs:
         text = _with_repaired_signs(text, signs)
     if " \n" in text or "\t\n" in text or text.endswith((" ", "\t")):
@@ -77,7 +73,7 @@ def _with_repaired_signs(text: str, signs: str) -> str:
     if _MAY_BE_MOJIBAKE.search(signs) and _MOJIBAKE.search(text):
         parts = _NO_MOJIBAKE.split(text)
         text = "".join(part if place % 2 else unmarked(ftfy.fix_encoding(part)) for place, part in enumerate(parts))
-        signs = _not_plain(text)
+        signs = all_but(_PLAIN, text)
     if "\u00ad" in signs:
         text = _HYPHENATED.sub("", text)
     if _ANY_OF_THEM.search(signs):

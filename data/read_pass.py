@@ -159,7 +159,7 @@ class _UnitWork:
         cleaned = [item for item in batch if isinstance(item, _Cleaned)]
         words = Words([item.folded for item in cleaned])
         counts = count([item.document.text for item in cleaned], words)
-        found = zip(itertools.count(), counts, self.shared.questions.find(words), strict=False)
+        found = zip(range(len(words)), counts, self.shared.questions.find(words), strict=True)
         for item in batch:
             if isinstance(item, Deletion):
                 citation = Document("", self.unit.source_name, None, "", pmid=item.pmid)

@@ -13,7 +13,7 @@ import xxhash
 PHRASE = 5
 """Words of a phrase."""
 
-_ASCII = bytes(range(128))
+ASCII = bytes(range(128))
 _SIGNS_TO_BLANKS = bytes(
     ord(" ") if byte < 128 and not (chr(byte).isalnum() or chr(byte) == "_") else byte for byte in range(256)
 )
@@ -33,8 +33,9 @@ _PHRASE_FACTORS = np.array(
 class Words:
     """The words of some folded texts, one text after the other.
 
-    `bytes` holds them as UTF-8 with blanks between, `starts` and `ends` [words] say where in it each lies, `hashes`
-    int64 [words] are theirs. `bounds` int64 [texts + 1]: text t has the words from bounds[t] to bounds[t + 1].
+    `bytes` holds them as UTF-8 with blanks between, `starts` and `ends` int64 [words] say where in it each lies,
+    `hashes` int64 [words] are theirs. `bounds` int64 [texts + 1]: text t has the words from bounds[t] to bounds[t + 1].
+    `phrase_hashes` uint64: of the five words from each word on, those that run into the next text included.
     """
 
     def __init__(self, folded: Sequence[str]):
@@ -67,11 +68,9 @@ def fold(text: str) -> str:
     return (text if text.isascii() else unicodedata.normalize("NFKC", text)).casefold()
 
 
-def beyond_ascii(text: str) -> str:
-    """The characters of `text` that are not ASCII, in order: few, and so soon searched."""
-    if text.isascii():
-        return ""
-    return text.encode("utf-8", "surrogatepass").translate(None, _ASCII).decode("utf-8", "surrogatepass")
+def all_but(usual: bytes, text: str) -> str:
+    """The characters of `text` that are not among `usual` ASCII ones, in order: few, and so soon searched."""
+    return text.encode("utf-8", "surrogatepass").translate(None, usual).decode("utf-8", "surrogatepass")
 
 
 def split_words(folded: str) -> list[str]:
@@ -81,7 +80,7 @@ def split_words(folded: str) -> list[str]:
 
 def _spaced(folded: str) -> bytes:
     """The words of a folded text as UTF-8, blanks between them."""
-    for character in set(beyond_ascii(folded)):
+    for character in () if folded.isascii() else set(all_but(ASCII, folded)):
         if not character.isalnum():
             folded = folded.replace(character, " ")
     return folded.encode().translate(_SIGNS_TO_BLANKS)
@@ -126,16 +125,9 @@ def _mixed(values: np.ndarray) -> np.ndarray:
     return values ^ (values >> _HALF)
 
 
-def phrases(words: Sequence[str]) -> list[str]:
-    """Every five words in a row, in order; of a shorter text, all its words as one."""
-    if len(words) < PHRASE:
-        return [" ".join(words)]
-    return list(map(" ".join, zip(words, words[1:], words[2:], words[3:], words[4:], strict=False)))
-
-
 def phrase_hashes(hashes: np.ndarray) -> np.ndarray:
-    """A hash of each of a text's `phrases`, from its `word_hashes`: uint64, at least one. A text of a million phrases
-    has two unlike ones with equal hashes once in 10^7."""
+    """A hash of every five words in a row, from the `word_hashes` of a text; of a shorter text, one of all its words:
+    uint64 [max(words - 4, 1)]. A text of a million phrases has two unlike ones with equal hashes once in 10^7."""
     if len(hashes) < PHRASE:
         hashes = np.concatenate([hashes, np.zeros(PHRASE - len(hashes), np.int64)])
     keys = weighted_runs(hashes, _PHRASE_FACTORS).view(np.uint64)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from data import counts
 from data.counts import count
 from data.language import ENGLISH_WORDS
-from data.words import Words, fold, phrases, split_words
+from data.words import Words, fold, split_words
+from tests.data.phrases import phrases
 
 WORDS = (
     "the", "of", "was", "tbe", "nnd", "cookie", "http", "404", "pat1ent", "a12b", "a123b", "hjkl", "xhjklx", "rhythms",

@@ -13,7 +13,8 @@ from data.documents import Document
 from data.minhash import BANDS, ROWS, Bands, band_keys, jaccard
 from data.near_duplicates import Order, candidate_pairs, verified
 from data.scratch import ScratchReader, ScratchWriter
-from data.words import Words, fold, phrases, split_words
+from data.words import Words, fold, split_words
+from tests.data.phrases import phrases
 
 
 def shared(first, second):

@@ -9,8 +9,7 @@ import pytest
 
 from data.documents import Document
 from data.readers.interface import Drop, InputFile, ReadSettings
-from data.readers.s2orc import FORMAT, licence, read
-from data.readers.s2orc_metadata import companion_path
+from data.readers.s2orc import read
 from data.special_tokens import spell
 
 
@@ -127,16 +126,6 @@ def test_the_form_of_2020_takes_title_and_identifiers_from_its_other_file():
     ]
     assert (fourth.title, fourth.pmid, fourth.text) == (None, None, PLAIN.partition("\n\n")[2])
     assert first.text == PLAIN.replace("Gout and its doses.", "T6")
-
-
-def test_the_metadata_file_lies_beside_the_parses(tmp_path):
-    for folder, name in (("pdf_parses", "pdf_parses_7.jsonl.gz"), ("metadata", "metadata_7.jsonl.gz")):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / name).touch()
-    parses = tmp_path / "pdf_parses" / "pdf_parses_7.jsonl.gz"
-    assert companion_path(parses) == tmp_path / "metadata" / "metadata_7.jsonl.gz"
-    assert companion_path(tmp_path / "metadata" / "metadata_7.jsonl.gz") is None
-    assert companion_path(parses.with_name("pdf_parses_8.jsonl.gz")) is None
 
 
 def test_doc2json_and_cord19():
@@ -285,28 +274,6 @@ def test_latex_placeholders_become_their_formula():
         ]
     }
     assert one({"paper_id": "1", "latex_parse": parse}).text == "## 1.1 Setting\n\nLet $\\alpha_1$ be 5."
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [("CCBY", "CC-BY"), ("CCBYSA", "CC-BY-SA"), ("CC0", "CC0-1.0"), ("publisher-specific license", None), ("", None)],
-)
-def test_licences(name, expected):
-    assert licence(name) == expected
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("20230905_070349_00014_x8m", True),
-        ("s2orc/part-0", True),
-        ("a.jsonl", True),
-        ("a.b/part", True),
-        ("a.csv", False),
-    ],
-)
-def test_files_of_the_api_have_no_suffix(name, expected):
-    assert (FORMAT.pattern.fullmatch(name) is not None) is expected
 
 
 SIGNS = str.maketrans("ϩϪϫϭϮϳϽϾ", "+−×=±~<>")

@@ -5,7 +5,8 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.words import PHRASE, Words, fold, phrase_hashes, phrases, split_words, word_hashes
+from data.words import PHRASE, Words, fold, phrase_hashes, split_words, word_hashes
+from tests.data.phrases import phrases
 
 TEXTS = st.text(st.characters(codec="utf-8") | st.sampled_from("ab1 .é")).map(fold)
 
